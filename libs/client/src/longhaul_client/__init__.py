@@ -1,0 +1,1 @@
+"""Python SDK, recipes and the longhaul command."""

@@ -1,1 +1,1 @@
-"""longhaul checkpoint service."""
+"""Rules of the checkpoint store: pure, without I/O."""

@@ -1,1 +1,1 @@
-"""longhaul evaluation service."""
+"""Rules of evaluation: pure, without I/O."""

@@ -1,0 +1,45 @@
+# longhaul: every command of the repository. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+PACKAGES := libs/protos libs/core libs/client services/ingest services/corpus services/training services/checkpoint services/evaluation services/gpuhealth services/trainer
+SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type proto proto-check test-cluster up down clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## install everything into .venv from the lock
+
+# torch goes first and by itself, so that pip takes whichever build the machine's index offers (CPU wheel or CUDA).
+$(STAMP): requirements.lock scripts/link_packages.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "setup: torch" && $(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	@echo "setup: everything else" && $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python scripts/link_packages.py $(PACKAGES)
+	@touch $@
+
+proto: $(STAMP) ## regenerate libs/protos from protos/
+	@$(BIN)/python scripts/generate_protos.py
+
+proto-check: $(STAMP) ## fail if the generated code differs from protos/, or buf finds fault
+	@$(BIN)/python scripts/generate_protos.py --check
+	@cd protos && ../$(BIN)/buf lint
+
+lint: $(STAMP) proto-check ## ruff, import layers, protos
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+type: $(STAMP) ## mypy, strict
+	@$(BIN)/mypy $(addprefix -p ,$(SOURCES))
+
+test: $(STAMP) ## all tests that need no cluster and no GPU
+	@$(BIN)/python -m pytest
+
+clean: ## remove caches and the demo's data
+	rm -rf .longhaul .mypy_cache .ruff_cache .pytest_cache build

@@ -1,0 +1,94 @@
+"""What task pods are told and what they answer: the JSON of `LONGHAUL_TASK_ARGUMENTS` and of the result object.
+
+Both sides use these models: the service that asks for a task, and the trainer's entry point that runs it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ManifestReference(_Document):
+    """A committed resource: its name, the key of its manifest and the manifest's digest."""
+
+    name: str
+    manifest_key: str
+    digest: str
+
+
+class ScoreSelection(_Document):
+    """One evaluation task of the token set; `limit` 0 takes all items."""
+
+    task: str
+    few_shot: int = Field(0, ge=0)
+    limit: int = Field(0, ge=0)
+
+
+class ScoreArguments(_Document):
+    """Arguments of a score task."""
+
+    checkpoint: ManifestReference
+    token_set: ManifestReference
+    tasks: tuple[ScoreSelection, ...]
+    batch_size: int = Field(gt=0)
+    seed: int = 0
+
+
+class ItemScore(_Document):
+    """The result of one item. A score is sum(value) / sum(weight).
+
+    For accuracy `value` is 0 or 1 and `weight` 1; for bits per byte they are the item's bits and its bytes. `cluster`
+    names what the item shares with others (its document); items without one are independent.
+    """
+
+    id: str
+    cluster: str = ""
+    value: float
+    weight: float = 1.0
+
+
+class TaskScore(_Document):
+    """All items of one task under one metric; `chance` is the score of guessing, where there is one."""
+
+    task: str
+    few_shot: int = 0
+    metric: str
+    higher_is_better: bool
+    chance: float | None = None
+    items: tuple[ItemScore, ...]
+
+
+class ScoreResult(_Document):
+    """Result of a score task."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+    schema_: Literal["longhaul.scores/v1"] = Field(default="longhaul.scores/v1", alias="schema")
+    checkpoint_digest: str
+    token_set_digest: str
+    step: int
+    scores: tuple[TaskScore, ...]
+
+
+class ExportArguments(_Document):
+    """Arguments of an export task: the files go below `prefix`."""
+
+    checkpoint: ManifestReference
+    format: Literal["huggingface"]
+    prefix: str
+
+
+class ExportResult(_Document):
+    """Result of an export task: the keys that were written, with their digests."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal["longhaul.export/v1"] = Field(default="longhaul.export/v1", alias="schema")
+    checkpoint_digest: str
+    files: dict[str, str]

@@ -1,0 +1,57 @@
+"""Sections of a recipe that the client and the services share. The whole document is read by longhaul_client.recipes."""
+
+from longhaul_core.recipe.cleaning import CleaningConfig, ExtractionMode, FilterConfig, SourceConfig, SourceKind
+from longhaul_core.recipe.corpus import (
+    ContaminationAction,
+    CorpusConfig,
+    DecontaminationConfig,
+    DeduplicationConfig,
+    Digits,
+    EvaluationTasksConfig,
+    HoldoutConfig,
+    KeepRule,
+    TokenizerConfig,
+)
+from longhaul_core.recipe.section import Section
+from longhaul_core.recipe.trainer import (
+    CheckpointConfig,
+    DataConfig,
+    Device,
+    LayoutConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Precision,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainerConfig,
+    ValidationConfig,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "CleaningConfig",
+    "ContaminationAction",
+    "CorpusConfig",
+    "DataConfig",
+    "DecontaminationConfig",
+    "DeduplicationConfig",
+    "Device",
+    "Digits",
+    "EvaluationTasksConfig",
+    "ExtractionMode",
+    "FilterConfig",
+    "HoldoutConfig",
+    "KeepRule",
+    "LayoutConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Precision",
+    "RuntimeConfig",
+    "ScheduleConfig",
+    "Section",
+    "SourceConfig",
+    "SourceKind",
+    "TokenizerConfig",
+    "TrainerConfig",
+    "ValidationConfig",
+]

@@ -67,7 +67,7 @@ class TaskScore(_Document):
 class ScoreResult(_Document):
     """Result of a score task."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True)
 
     schema_: Literal["longhaul.scores/v1"] = Field(default="longhaul.scores/v1", alias="schema")
     checkpoint_digest: str
@@ -87,7 +87,7 @@ class ExportArguments(_Document):
 class ExportResult(_Document):
     """Result of an export task: the keys that were written, with their digests."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     schema_: Literal["longhaul.export/v1"] = Field(default="longhaul.export/v1", alias="schema")
     checkpoint_digest: str

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from longhaul_core.errors import InvalidArgument
 
 Floats = npt.NDArray[np.float64]
@@ -164,7 +163,7 @@ def _bootstrap(a: Items, b: Items, resamples: int, seed: int) -> Interval:
 def _resample(sums: Floats, size: int, generator: np.random.Generator) -> Floats:
     groups = len(sums)
     weights = generator.multinomial(groups, np.full(groups, 1.0 / groups), size=size)
-    totals = weights @ sums
+    totals = weights.astype(np.float64) @ sums
     with np.errstate(divide="ignore", invalid="ignore"):
         differences: Floats = totals[:, 2] / totals[:, 3] - totals[:, 0] / totals[:, 1]
     return differences

@@ -95,6 +95,11 @@ class CheckpointServiceStub:
                 request_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.SerializeToString,
                 response_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.FromString,
                 _registered_method=True)
+        self.RecordCheckpointMetrics = channel.unary_unary(
+                '/longhaul.checkpoint.v1.CheckpointService/RecordCheckpointMetrics',
+                request_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.RecordCheckpointMetricsRequest.SerializeToString,
+                response_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.Checkpoint.FromString,
+                _registered_method=True)
         self.SetRetention = channel.unary_unary(
                 '/longhaul.checkpoint.v1.CheckpointService/SetRetention',
                 request_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.SetRetentionRequest.SerializeToString,
@@ -213,6 +218,13 @@ class CheckpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordCheckpointMetrics(self, request, context):
+        """Adds scores or losses to a committed checkpoint, for retention by the best; a name that is there gets the new value. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetRetention(self, request, context):
         """Sets the retention policy of a run. Idempotent.
         """
@@ -310,6 +322,11 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.VerifyCheckpoint,
                     request_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.FromString,
                     response_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.SerializeToString,
+            ),
+            'RecordCheckpointMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordCheckpointMetrics,
+                    request_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.RecordCheckpointMetricsRequest.FromString,
+                    response_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.Checkpoint.SerializeToString,
             ),
             'SetRetention': grpc.unary_unary_rpc_method_handler(
                     servicer.SetRetention,
@@ -662,6 +679,33 @@ class CheckpointService:
             '/longhaul.checkpoint.v1.CheckpointService/VerifyCheckpoint',
             longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.VerifyCheckpointRequest.SerializeToString,
             longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.VerifyCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordCheckpointMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.checkpoint.v1.CheckpointService/RecordCheckpointMetrics',
+            longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.RecordCheckpointMetricsRequest.SerializeToString,
+            longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.Checkpoint.FromString,
             options,
             channel_credentials,
             insecure,

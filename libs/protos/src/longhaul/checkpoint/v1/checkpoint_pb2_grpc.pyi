@@ -63,6 +63,8 @@ class CheckpointServiceStub:
     """Ends a lease before its time. Idempotent."""
     VerifyCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.VerifyCheckpointRequest, _checkpoint_pb2.VerifyCheckpointResponse]
     """Reads every part again and compares the digests."""
+    RecordCheckpointMetrics: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.RecordCheckpointMetricsRequest, _checkpoint_pb2.Checkpoint]
+    """Adds scores or losses to a committed checkpoint, for retention by the best; a name that is there gets the new value. Idempotent."""
     SetRetention: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.SetRetentionRequest, _checkpoint_pb2.Retention]
     """Sets the retention policy of a run. Idempotent."""
     GetRetention: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.GetRetentionRequest, _checkpoint_pb2.Retention]
@@ -109,6 +111,8 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     """Ends a lease before its time. Idempotent."""
     VerifyCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.VerifyCheckpointRequest, _checkpoint_pb2.VerifyCheckpointResponse]  # type: ignore[assignment]
     """Reads every part again and compares the digests."""
+    RecordCheckpointMetrics: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.RecordCheckpointMetricsRequest, _checkpoint_pb2.Checkpoint]  # type: ignore[assignment]
+    """Adds scores or losses to a committed checkpoint, for retention by the best; a name that is there gets the new value. Idempotent."""
     SetRetention: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.SetRetentionRequest, _checkpoint_pb2.Retention]  # type: ignore[assignment]
     """Sets the retention policy of a run. Idempotent."""
     GetRetention: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.GetRetentionRequest, _checkpoint_pb2.Retention]  # type: ignore[assignment]
@@ -224,6 +228,14 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.VerifyCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.VerifyCheckpointResponse]]:
         """Reads every part again and compares the digests."""
+
+    @_abc_1.abstractmethod
+    def RecordCheckpointMetrics(
+        self,
+        request: _checkpoint_pb2.RecordCheckpointMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.Checkpoint, _abc.Awaitable[_checkpoint_pb2.Checkpoint]]:
+        """Adds scores or losses to a committed checkpoint, for retention by the best; a name that is there gets the new value. Idempotent."""
 
     @_abc_1.abstractmethod
     def SetRetention(

@@ -455,6 +455,10 @@ class PairedDifference(_message.Message):
     INTERVAL_HIGH_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     CLUSTERS_FIELD_NUMBER: _builtins.int
+    NORMAL_LOW_FIELD_NUMBER: _builtins.int
+    NORMAL_HIGH_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    HIGHER_IS_BETTER_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     few_shot: _builtins.int
     metric: _builtins.str
@@ -468,6 +472,12 @@ class PairedDifference(_message.Message):
     interval_high: _builtins.float
     items: _builtins.int
     clusters: _builtins.int
+    normal_low: _builtins.float
+    """95 % interval of the normal approximation."""
+    normal_high: _builtins.float
+    p_value: _builtins.float
+    """Two-sided, of the normal approximation."""
+    higher_is_better: _builtins.bool
     def __init__(
         self,
         *,
@@ -482,10 +492,14 @@ class PairedDifference(_message.Message):
         interval_high: _builtins.float = ...,
         items: _builtins.int = ...,
         clusters: _builtins.int = ...,
+        normal_low: _builtins.float = ...,
+        normal_high: _builtins.float = ...,
+        p_value: _builtins.float = ...,
+        higher_is_better: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "difference", b"difference", "few_shot", b"few_shot", "first", b"first", "interval_high", b"interval_high", "interval_low", b"interval_low", "items", b"items", "metric", b"metric", "second", b"second", "standard_error", b"standard_error", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "difference", b"difference", "few_shot", b"few_shot", "first", b"first", "higher_is_better", b"higher_is_better", "interval_high", b"interval_high", "interval_low", b"interval_low", "items", b"items", "metric", b"metric", "normal_high", b"normal_high", "normal_low", b"normal_low", "p_value", b"p_value", "second", b"second", "standard_error", b"standard_error", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -599,6 +613,7 @@ class TaskQuality(_message.Message):
     METRIC_FIELD_NUMBER: _builtins.int
     SPEARMAN_FIELD_NUMBER: _builtins.int
     ABOVE_CHANCE_FIELD_NUMBER: _builtins.int
+    SIGNAL_TO_NOISE_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     few_shot: _builtins.int
     metric: _builtins.str
@@ -606,6 +621,8 @@ class TaskQuality(_message.Message):
     """Rank correlation of step and score, in the direction of better."""
     above_chance: _builtins.bool
     """Whether the last score is above chance by two standard errors; absent where there is no chance."""
+    signal_to_noise: _builtins.float
+    """Range of the scores over their mean standard error."""
     def __init__(
         self,
         *,
@@ -614,10 +631,11 @@ class TaskQuality(_message.Message):
         metric: _builtins.str = ...,
         spearman: _builtins.float = ...,
         above_chance: _builtins.bool | None = ...,
+        signal_to_noise: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_above_chance", b"_above_chance", "above_chance", b"above_chance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_above_chance", b"_above_chance", "above_chance", b"above_chance", "few_shot", b"few_shot", "metric", b"metric", "spearman", b"spearman", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_above_chance", b"_above_chance", "above_chance", b"above_chance", "few_shot", b"few_shot", "metric", b"metric", "signal_to_noise", b"signal_to_noise", "spearman", b"spearman", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__above_chance: _TypeAlias = _typing.Literal["above_chance"]  # noqa: Y015
     _WhichOneofArgType__above_chance: _TypeAlias = _typing.Literal["_above_chance", b"_above_chance"]  # noqa: Y015
@@ -676,12 +694,15 @@ class EvaluationSuiteStatus(_message.Message):
     SUCCEEDED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     CHECKPOINT_REVISION_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
     state: _resource_pb2.JobState.ValueType
     evaluations: _builtins.int
     succeeded: _builtins.int
     failed: _builtins.int
     checkpoint_revision: _builtins.int
     """Last revision of the checkpoint service that was seen to."""
+    skipped: _builtins.int
+    """Due checkpoints that were gone before they could be evaluated."""
     @_builtins.property
     def reason(self) -> _resource_pb2.StateReason: ...
     def __init__(
@@ -693,10 +714,11 @@ class EvaluationSuiteStatus(_message.Message):
         succeeded: _builtins.int = ...,
         failed: _builtins.int = ...,
         checkpoint_revision: _builtins.int = ...,
+        skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_revision", b"checkpoint_revision", "evaluations", b"evaluations", "failed", b"failed", "reason", b"reason", "state", b"state", "succeeded", b"succeeded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_revision", b"checkpoint_revision", "evaluations", b"evaluations", "failed", b"failed", "reason", b"reason", "skipped", b"skipped", "state", b"state", "succeeded", b"succeeded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

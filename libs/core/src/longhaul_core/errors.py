@@ -3,6 +3,8 @@
 The domain raises these; `longhaul_core.rpc` carries them over the wire as `google.rpc.Status` and back.
 """
 
+# ruff: noqa: N818 - the classes bear the names of the codes
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -34,11 +34,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class AddressInvalid(InvalidArgument, ValueError):
+class AddressInvalid(InvalidArgument, ValueError):  # noqa: N818 - see errors.py
     """An address that is not of the form host:port."""
 
     def __init__(self, field: str, address: str) -> None:
         description = f"{address!r} is not of the form HOST:PORT"
-        super().__init__(
-            f"{field}: {description}", reason="ADDRESS_INVALID", violations=[(field, description)]
-        )
+        super().__init__(f"{field}: {description}", reason="ADDRESS_INVALID", violations=[(field, description)])

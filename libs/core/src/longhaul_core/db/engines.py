@@ -83,9 +83,7 @@ def _open_sqlite(url: URL) -> Engine:
         raise ResourceExhausted(
             f"cannot make the folder {path.parent}: {error.strerror}", reason="FOLDER_UNUSABLE"
         ) from error
-    engine = create_engine(
-        url, pool_size=POOL_SIZE, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
-    )
+    engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     try:

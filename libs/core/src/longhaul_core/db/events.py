@@ -56,9 +56,7 @@ def list_events(
     """Return the events of a resource after a revision, oldest first."""
     statement = (
         select(*_COLUMNS)
-        .where(
-            events.c.kind == kind, events.c.project == project, events.c.id == id, events.c.revision > after
-        )
+        .where(events.c.kind == kind, events.c.project == project, events.c.id == id, events.c.revision > after)
         .order_by(events.c.revision)
         .limit(limit)
     )

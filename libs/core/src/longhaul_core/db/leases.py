@@ -53,9 +53,7 @@ def renew(session: Session, lease: Lease, ttl_seconds: float) -> Lease:
         Aborted: Another holder took over (STALE_TERM).
     """
     check_term(session, lease.name, lease.term)
-    return _hold(
-        session, lease.term, lease.name, lease.holder, lease.address, database_now(session), ttl_seconds
-    )
+    return _hold(session, lease.term, lease.name, lease.holder, lease.address, database_now(session), ttl_seconds)
 
 
 def release(session: Session, lease: Lease) -> None:

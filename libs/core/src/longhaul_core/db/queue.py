@@ -1,7 +1,7 @@
 """Work queue: items of a job's phase, claimed by any replica with lease and term.
 
-A claim raises the item's term; only the claim of the newest term can renew, complete or fail the item, so a replica that
-was paused past its lease changes nothing. Each result therefore counts once, whoever worked on it.
+A claim raises the item's term; only the claim of the newest term can renew, complete or fail the item, so a replica
+that was paused past its lease changes nothing. Each result therefore counts once, whoever worked on it.
 """
 
 from __future__ import annotations

@@ -260,9 +260,7 @@ def _find_earlier(
     return row
 
 
-def _write(
-    session: Session, row: ResourceRow, expected_revision: int | None, values: Mapping[str, Any]
-) -> ResourceRow:
+def _write(session: Session, row: ResourceRow, expected_revision: int | None, values: Mapping[str, Any]) -> ResourceRow:
     expected = row.revision if expected_revision is None else expected_revision
     revision = next_revision(session)
     statement = (

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -37,7 +35,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             raise ValueError("time without time zone")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Give the zone back."""
         if value is None:
             return None
@@ -110,6 +108,7 @@ work_items = Table(
     Column("error", Text, nullable=False),
     UniqueConstraint("job", "phase", "position", name="work_items_position"),
     Index("work_items_claimable", "state", "available_at"),
+    sqlite_autoincrement=True,  # an id that was used once never names another item
 )
 
 leases = Table(

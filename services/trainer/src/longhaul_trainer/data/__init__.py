@@ -1,0 +1,1 @@
+"""Training data: a pure function from the global sample index to tokens."""

@@ -1,0 +1,95 @@
+"""One source's tokens as a single virtual stream over memory-mapped shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from longhaul_core.errors import DataLoss
+from numpy.typing import DTypeLike, NDArray
+
+from longhaul_trainer.data.permutation import Indices
+
+
+class TokenStream:
+    """Concatenated documents of one source and split.
+
+    Shards are little-endian token arrays; the index of each holds its documents' cumulative ends.
+    """
+
+    def __init__(self, name: str, shards: Sequence[tuple[Path, Path]], dtype: DTypeLike) -> None:
+        self.name = name
+        self._shards = [_map(tokens, dtype) for tokens, _ in shards]
+        self._firsts = np.cumsum([0, *(shard.size for shard in self._shards)], dtype=np.int64)
+        self._ends = self._document_ends([index for _, index in shards])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the stream."""
+        return int(self._firsts[-1])
+
+    @property
+    def documents(self) -> int:
+        """Documents in the stream."""
+        return int(self._ends.size)
+
+    def sequences(self, length: int) -> int:
+        """Sequences of ``length`` inputs, each with one further token as the last label."""
+        return max(0, (self.tokens - 1) // length)
+
+    def gather(self, sequences: Indices, length: int) -> tuple[Indices, Indices, NDArray[np.bool_]]:
+        """Inputs, labels' source tokens and document starts of fixed-length sequences.
+
+        Args:
+            sequences: int64[N], each below ``sequences(length)``.
+            length: inputs a sequence.
+
+        Returns:
+            tokens: int64[N, length + 1]; positions: int64[N, length], restarting at each document;
+            crosses: bool[N, length], true where the next token belongs to another document.
+        """
+        offsets = sequences[:, None] * length + np.arange(length + 1)
+        tokens = self._read(offsets)
+        document = np.searchsorted(self._ends, offsets, side="right")
+        starts = np.where(document > 0, self._ends[np.maximum(document, 1) - 1], 0)
+        positions = offsets - np.maximum(starts, offsets[:, :1])
+        return tokens, positions[:, :-1], document[:, 1:] != document[:, :-1]
+
+    def _read(self, offsets: Indices) -> Indices:
+        if len(self._shards) == 1:
+            return self._shards[0][offsets].astype(np.int64)
+        shard = np.searchsorted(self._firsts, offsets, side="right") - 1
+        tokens = np.empty_like(offsets)
+        for number in np.unique(shard):
+            here = shard == number
+            tokens[here] = self._shards[number][offsets[here] - self._firsts[number]]
+        return tokens
+
+    def _document_ends(self, indexes: Sequence[Path]) -> Indices:
+        parts = []
+        for number, path in enumerate(indexes):
+            ends = np.fromfile(path, dtype="<u8").astype(np.int64)
+            size = int(self._shards[number].size)
+            if (int(ends[-1]) if ends.size else 0) != size or (np.diff(ends) < 0).any():
+                raise DataLoss(
+                    f"The document index {path.name} of source {self.name} does not fit its shard of {size} tokens",
+                    reason="TOKEN_INDEX_DAMAGED",
+                    action="verify the token set and build it again if it is damaged",
+                )
+            parts.append(ends + self._firsts[number])
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def _map(path: Path, dtype: DTypeLike) -> NDArray[np.unsignedinteger]:  # type: ignore[type-arg]
+    kind = np.dtype(dtype).newbyteorder("<")
+    size = path.stat().st_size
+    if size % kind.itemsize:
+        raise DataLoss(
+            f"Token shard {path.name} has {size} bytes, not a multiple of {kind.itemsize}",
+            reason="TOKEN_SHARD_DAMAGED",
+            action="verify the token set and build it again if it is damaged",
+        )
+    if size == 0:
+        return np.empty(0, dtype=kind)
+    return np.memmap(path, dtype=kind, mode="r")

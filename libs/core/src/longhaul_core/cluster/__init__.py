@@ -1,0 +1,61 @@
+"""Where pods run: a Protocol with an implementation of local processes and one in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from longhaul_core.clock import Clock, SystemClock
+from longhaul_core.cluster.fake import FakeCluster
+from longhaul_core.cluster.local.client import LocalCluster
+from longhaul_core.cluster.model import (
+    DEFAULT_NAMESPACE,
+    ClusterEvent,
+    Condition,
+    ConditionStatus,
+    EventKind,
+    Node,
+    NodePatch,
+    Pod,
+    PodPhase,
+    PodReason,
+    PodSpec,
+    Taint,
+    TaintEffect,
+    Toleration,
+)
+from longhaul_core.cluster.protocol import Cluster
+from longhaul_core.errors import InvalidArgument
+
+__all__ = [
+    "DEFAULT_NAMESPACE",
+    "Cluster",
+    "ClusterEvent",
+    "Condition",
+    "ConditionStatus",
+    "EventKind",
+    "FakeCluster",
+    "LocalCluster",
+    "Node",
+    "NodePatch",
+    "Pod",
+    "PodPhase",
+    "PodReason",
+    "PodSpec",
+    "Taint",
+    "TaintEffect",
+    "Toleration",
+    "open_cluster",
+]
+
+
+def open_cluster(url: str, clock: Clock | None = None) -> Cluster:
+    """Open the cluster at `local://<folder>`. Raises `InvalidArgument` for any other URL."""
+    parts = urlsplit(url)
+    if parts.scheme != "local" or not (path := parts.netloc + parts.path):
+        raise InvalidArgument(
+            f"cluster URL {url!r} is not local://<folder>",
+            reason="CLUSTER_URL_UNKNOWN",
+            violations=[("cluster_url", f"{url!r} is not local://<folder>")],
+        )
+    return LocalCluster.open(Path(path), clock or SystemClock())

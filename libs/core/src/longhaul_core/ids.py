@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from blake3 import blake3
@@ -17,6 +18,22 @@ ANY_PROJECT = "-"
 
 FINGERPRINT_CHARACTERS = 32
 """128 bits in hexadecimal: enough to tell configurations apart, short enough to read."""
+
+class Collection(StrEnum):
+    """The collection part of resource names, one a kind of resource."""
+
+    INGESTIONS = "ingestions"
+    DATASETS = "datasets"
+    CORPUS_BUILDS = "corpusBuilds"
+    TOKEN_SETS = "tokenSets"
+    TOKENIZERS = "tokenizers"
+    TRAINING_RUNS = "trainingRuns"
+    TASKS = "tasks"
+    EXPERIMENTS = "experiments"
+    CHECKPOINTS = "checkpoints"
+    EVALUATIONS = "evaluations"
+    EVALUATION_SUITES = "evaluationSuites"
+
 
 _ID_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ID_RULE = "1 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends"

@@ -107,7 +107,10 @@ class Metadata(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`projects/{project}/{collection}/{id}`; an id is 1 to 63 of a-z, 0-9 and '-', not first or last."""
+    """`projects/{project}/{collection}/{id}`; an id is 1 to 63 of a-z, 0-9 and '-', not first or last.
+    Collections: ingestions, datasets, corpusBuilds, tokenSets, tokenizers, trainingRuns, tasks, experiments, checkpoints,
+    evaluations, evaluationSuites.
+    """
     uid: _builtins.str
     """Unique over all time, also when a name is used again."""
     revision: _builtins.int

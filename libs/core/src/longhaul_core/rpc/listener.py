@@ -1,0 +1,93 @@
+"""The port of a server: refused where it would be open to others, and bound before anything is touched."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from longhaul_core.errors import FailedPrecondition
+from longhaul_core.metrics import address_unusable
+from longhaul_core.net import is_loopback, join_address, split_address
+from longhaul_core.rpc.client import MAXIMUM_MESSAGE_BYTES
+from longhaul_core.rpc.handlers import CallInterceptor
+from longhaul_core.settings import ServiceSettings
+
+SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
+    ("grpc.so_reuseport", 0),  # two servers on one port would share its calls silently
+    ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAXIMUM_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+def open_server(settings: ServiceSettings, interceptors: Sequence[CallInterceptor]) -> tuple[grpc.aio.Server, str]:
+    """Make a server and bind its port; return it, not started, and the address it has.
+
+    Raises:
+        FailedPrecondition: The port is taken (ADDRESS_IN_USE), or other machines could reach an address that neither
+            TLS nor a token guards (LISTEN_INSECURE).
+    """
+    host, port = split_address(settings.listen_address, "listen_address")
+    _refuse_open(settings, host)
+    _probe(settings.listen_address, host, port)
+    server = grpc.aio.server(interceptors=list(interceptors), options=SERVER_OPTIONS)
+    try:
+        bound = _bind(server, settings)
+    except RuntimeError as error:
+        raise address_unusable(settings.listen_address, "listen_address", OSError(0, str(error))) from error
+    return server, join_address(host, bound)
+
+
+def advertised(settings: ServiceSettings, bound: str) -> str:
+    """Return the address at which others reach this server."""
+    if settings.advertise_address:
+        return settings.advertise_address
+    host, port = split_address(bound)
+    return join_address(socket.gethostname(), port) if host in {"0.0.0.0", "::"} else bound  # noqa: S104 - compared only
+
+
+def _refuse_open(settings: ServiceSettings, host: str) -> None:
+    guarded = settings.tls_certificate is not None or bool(settings.api_token.get_secret_value())
+    if is_loopback(host) or guarded or settings.allow_insecure:
+        return
+    raise FailedPrecondition(
+        f"refused to listen on {settings.listen_address}: other machines could reach it, without TLS or a token",
+        reason="LISTEN_INSECURE",
+        metadata={"address": settings.listen_address},
+        action=(
+            "set LONGHAUL_TLS_CERTIFICATE and LONGHAUL_TLS_KEY, or LONGHAUL_API_TOKEN, or LONGHAUL_ALLOW_INSECURE=true "
+            "where the network is trusted"
+        ),
+    )
+
+
+def _probe(address: str, host: str, port: int) -> None:
+    """Bind the port once by ourselves: gRPC does not say why it cannot."""
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+            probe.listen(1)
+    except OSError as error:
+        raise address_unusable(address, "listen_address", error) from error
+
+
+def _bind(server: grpc.aio.Server, settings: ServiceSettings) -> int:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return server.add_insecure_port(settings.listen_address)
+    try:
+        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+    except OSError as error:
+        raise FailedPrecondition(
+            f"cannot read the TLS files: {error}",
+            reason="TLS_UNREADABLE",
+            action="see LONGHAUL_TLS_CERTIFICATE and LONGHAUL_TLS_KEY",
+        ) from error
+    return server.add_secure_port(settings.listen_address, grpc.ssl_server_credentials([pair]))

@@ -5,7 +5,7 @@ from longhaul_checkpoint.domain.diff import Change, diff_parts
 from longhaul_checkpoint.domain.lineage import RunHead
 from longhaul_checkpoint.domain.naming import resource_id, split_resource_id
 from longhaul_checkpoint.domain.parts import Part, check_parts
-from longhaul_core.errors import Aborted, InvalidArgument
+from longhaul_core.errors import FailedPrecondition, InvalidArgument
 
 PREFIX = "projects/p/checkpoints/"
 DIGEST = "ab" * 32
@@ -54,25 +54,40 @@ def test_parts_that_cannot_be_committed_are_refused_by_field(parts, field):
     assert field in {violation[0] for violation in caught.value.violations}
 
 
+def _checkpoint(step, epoch):
+    return resource_id("r", step, epoch)
+
+
 def test_older_epoch_is_fenced_and_the_same_registration_repeats():
-    head = RunHead("r").register(2, "a", None)
-    assert head.register(2, "a", None) == head
-    for epoch, attempt in ((1, "a"), (2, "b")):
-        with pytest.raises(Aborted) as caught:
-            head.register(epoch, attempt, None)
-        assert caught.value.reason == "STALE_EPOCH"
-    with pytest.raises(Aborted) as caught:
-        head.check_writer(1)
+    head = RunHead("r").register(2)
+    assert head.register(2) == head
+    with pytest.raises(FailedPrecondition) as caught:
+        head.register(1)
     assert caught.value.reason == "STALE_EPOCH"
-    with pytest.raises(Aborted) as caught:
-        head.check_writer(3)
-    assert caught.value.reason == "UNREGISTERED_EPOCH"
 
 
 def test_roll_back_moves_the_head_and_a_plain_restart_does_not():
-    head = RunHead("r").register(1, "a", None).advance("c1").advance("c2")
-    assert head.register(2, "b", None).checkpoint == "c2"
-    assert head.register(2, "b", "c1").checkpoint == "c1"
+    head = RunHead("r").register(1).advance(_checkpoint(10, 1)).advance(_checkpoint(20, 1))
+    assert head.register(2).checkpoint == _checkpoint(20, 1)
+    back = head.register(2, _checkpoint(10, 1))
+    assert back.checkpoint == _checkpoint(10, 1)
+    assert back.previous_of(2, "") == _checkpoint(10, 1)
+    assert back.advance(_checkpoint(15, 2)).checkpoint == _checkpoint(15, 2)
+
+
+def test_commit_recovered_late_never_moves_the_head():
+    head = RunHead("r").register(2).advance(_checkpoint(20, 2))
+    assert head.advance(_checkpoint(30, 1)) == head
+    assert head.advance(_checkpoint(10, 2)) == head
+
+
+def test_first_commit_of_an_epoch_follows_the_parent_that_it_names():
+    head = RunHead("r").register(1).advance(_checkpoint(20, 1)).register(2)
+    assert head.previous_of(2, _checkpoint(10, 1)) == _checkpoint(10, 1)
+    assert head.previous_of(2, "") == _checkpoint(20, 1)
+    assert head.previous_of(2, resource_id("other-run", 10, 1)) == _checkpoint(20, 1)
+    later = head.advance(_checkpoint(15, 2))
+    assert later.previous_of(2, _checkpoint(10, 1)) == _checkpoint(15, 2)
 
 
 def test_diff_names_each_part_once():

@@ -74,15 +74,21 @@ def split_resource_id(identifier: str) -> tuple[str, int, int]:
     Raises:
         InvalidArgument: the text is no checkpoint id.
     """
-    run, dash, tail = identifier.rpartition("-step-")
-    match = _STEP_ID.fullmatch(f"step-{tail}") if dash and run else None
-    if match is None:
+    run, _, tail = identifier.rpartition("-step-")
+    position = split_step_id(f"step-{tail}") if run else None
+    if position is None:
         raise InvalidArgument(
             f"{identifier!r} is no checkpoint id",
             reason="CHECKPOINT_NAME",
             violations=[("name", "a checkpoint id ends in -step-NNNNNNNN-eN")],
         )
-    return run, int(match[1]), int(match[2])
+    return run, *position
+
+
+def split_step_id(text: str) -> tuple[int, int] | None:
+    """Return step and epoch of a name within a run, or None where it is none."""
+    match = _STEP_ID.fullmatch(text)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def part_prefix(project: str, run: str, step: int, epoch: int) -> str:
@@ -97,4 +103,9 @@ def run_prefix(project: str, run: str) -> str:
 
 def manifest_key(project: str, run: str, step: int, epoch: int) -> str:
     """Return the key whose conditional creation is the commit: a prefix that only this service writes."""
-    return f"projects/{project}/manifests/checkpoints/{run}/{step_id(step, epoch)}.json"
+    return f"{manifest_prefix(project, run)}{step_id(step, epoch)}.json"
+
+
+def manifest_prefix(project: str, run: str) -> str:
+    """Return the prefix of all manifests of a run."""
+    return f"projects/{project}/manifests/checkpoints/{run}/"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,12 +30,9 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """What to keep beside the latest verified, the pinned and the leased ones.
+    """What to keep beside the latest verified, the pinned and the leased ones."""
 
-    `keep_last` 0 keeps everything: retention never starts by accident.
-    """
-
-    keep_last: int = 0
+    keep_last: int = 3
     keep_every_steps: int = 0
     milestone_steps: tuple[int, ...] = ()
     best_metric: str = ""
@@ -43,15 +40,10 @@ class RetentionPolicy:
     best_direction: Direction = Direction.LOWER
 
     def __post_init__(self) -> None:
-        violations = [
-            (name, f"{value} is negative")
-            for name, value in (
-                ("keep_last", self.keep_last),
-                ("keep_every_steps", self.keep_every_steps),
-                ("best_count", self.best_count),
-            )
-            if value < 0
-        ]
+        least = (("keep_last", self.keep_last, 1), ("keep_every_steps", self.keep_every_steps, 0))
+        violations = [(name, f"is {value}, below {low}") for name, value, low in least if value < low]
+        if self.best_count < 0:
+            violations.append(("keep_best", f"is {self.best_count}, below 0"))
         if self.best_count and not self.best_metric:
             violations.append(("best_metric", "is needed where best_count is given"))
         if violations:
@@ -88,21 +80,21 @@ class Decision:
         return bool(self.reasons)
 
 
-def decide(candidates: Sequence[Candidate], policy: RetentionPolicy, *, head: str) -> list[Decision]:
+def decide(candidates: Sequence[Candidate], policy: RetentionPolicy, *, latest: Collection[str]) -> list[Decision]:
     """Mark the checkpoints of one run.
 
     Args:
         candidates: every committed checkpoint of the run, damaged ones too, in any order.
         policy: what to keep.
-        head: the newest checkpoint of the run's present line. It stays; so does the newest intact one.
+        latest: the head of the run's present line and the newest verified one on it. They stay.
     """
     newest_first = sorted(candidates, key=lambda candidate: (candidate.epoch, candidate.step), reverse=True)
     intact = [candidate for candidate in newest_first if candidate.intact]
-    latest = {candidate.id for candidate in intact[:1]} | {head}
+    newest = {*latest, *(candidate.id for candidate in intact[:1])}
     last = {candidate.id for candidate in intact[: policy.keep_last]}
     best = _best(intact, policy)
     return [
-        Decision(candidate.id, tuple(_reasons(candidate, policy, latest=latest, last=last, best=best)))
+        Decision(candidate.id, tuple(_reasons(candidate, policy, newest=newest, last=last, best=best)))
         for candidate in newest_first
     ]
 
@@ -115,14 +107,14 @@ def _best(intact: Sequence[Candidate], policy: RetentionPolicy) -> set[str]:
 
 
 def _reasons(
-    candidate: Candidate, policy: RetentionPolicy, *, latest: set[str], last: set[str], best: set[str]
+    candidate: Candidate, policy: RetentionPolicy, *, newest: set[str], last: set[str], best: set[str]
 ) -> list[KeepReason]:
     periodic = policy.keep_every_steps > 0 and candidate.step % policy.keep_every_steps == 0
     facts = (
-        (KeepReason.LATEST_VERIFIED, candidate.id in latest),
+        (KeepReason.LATEST_VERIFIED, candidate.id in newest),
         (KeepReason.PINNED, candidate.pinned),
         (KeepReason.LEASED, candidate.leased),
-        (KeepReason.LAST, policy.keep_last == 0 or candidate.id in last),
+        (KeepReason.LAST, candidate.id in last),
         (KeepReason.EVERY, candidate.intact and periodic),
         (KeepReason.BEST, candidate.id in best),
         (KeepReason.MILESTONE, candidate.intact and candidate.step in policy.milestone_steps),

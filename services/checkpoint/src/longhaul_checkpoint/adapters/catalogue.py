@@ -1,0 +1,188 @@
+"""The catalogue: queries and writes of checkpoints and runs, each within the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
+
+from longhaul_core.db import events, resources
+from longhaul_core.db.resources import ResourceRow
+from longhaul_core.db.revisions import current_revision
+from longhaul_core.db.schema import resources as table
+from longhaul_core.ids import ANY_PROJECT, fingerprint
+from longhaul_core.rpc.paging import decode_page_token, encode_page_token
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from longhaul_checkpoint.adapters.records import (
+    CHECKPOINT_KIND,
+    RUN_KIND,
+    checkpoint_of,
+    head_of,
+    policy_of,
+    run_status_of,
+    status_of,
+)
+from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Identity, State
+from longhaul_checkpoint.domain.lineage import RunHead
+from longhaul_checkpoint.domain.retention import RetentionPolicy
+
+_COLUMNS = [table.c[field.name] for field in fields(ResourceRow)]
+
+
+def run_row(session: Session, project: str, run: str, now: datetime, *, for_update: bool = False) -> ResourceRow:
+    """Return the row of a run, made where there is none; `for_update` fences it until the transaction ends."""
+    row = resources.find(session, RUN_KIND, project, run)
+    if row is None:
+        return resources.create(
+            session,
+            kind=RUN_KIND,
+            project=project,
+            id=run,
+            spec={},
+            state="ACTIVE",
+            status=run_status_of(RunHead(run), RetentionPolicy()),
+            fingerprint=fingerprint({"run": run}),
+            now=now,
+        )[0]
+    return resources.get(session, RUN_KIND, project, run, for_update=True) if for_update else row
+
+
+def find_run(session: Session, project: str, run: str) -> ResourceRow | None:
+    """Return the row of a run, or None where none is known."""
+    return resources.find(session, RUN_KIND, project, run)
+
+
+def runs(session: Session) -> list[ResourceRow]:
+    """Return the rows of all runs."""
+    return resources.list_all(session, RUN_KIND)
+
+
+def save_run(
+    session: Session,
+    row: ResourceRow,
+    *,
+    head: RunHead | None = None,
+    policy: RetentionPolicy | None = None,
+    now: datetime,
+) -> ResourceRow:
+    """Change head or policy of a run; nothing is written where both stay."""
+    status = run_status_of(head or head_of(row), policy or policy_of(row))
+    return row if status == row.status else resources.update(session, row, status=status, now=now)
+
+
+def begin(session: Session, identity: Identity, world_size: int, now: datetime) -> tuple[ResourceRow, bool]:
+    """Reserve a checkpoint, or return the one that was reserved before."""
+    spec = {"run": identity.run, "step": identity.step, "epoch": identity.epoch, "world_size": world_size}
+    return resources.create(
+        session,
+        kind=CHECKPOINT_KIND,
+        project=identity.project,
+        id=identity.id,
+        spec=spec,
+        state=State.BEGUN,
+        status={},
+        fingerprint=fingerprint(spec),
+        now=now,
+    )
+
+
+def get(session: Session, project: str, identifier: str, *, for_update: bool = False) -> ResourceRow:
+    """Return the row of a checkpoint. Raises NotFound."""
+    return resources.get(session, CHECKPOINT_KIND, project, identifier, for_update=for_update)
+
+
+def save(
+    session: Session, row: ResourceRow, checkpoint: Checkpoint, *, cause: str, message: str = "", now: datetime
+) -> ResourceRow:
+    """Write a checkpoint; a change of state is an event."""
+    saved = resources.update(session, row, state=checkpoint.state, status=status_of(checkpoint), now=now)
+    if checkpoint.state != row.state:
+        events.append(
+            session,
+            CHECKPOINT_KIND,
+            row.project,
+            row.id,
+            type="STATE_CHANGED",
+            cause=cause,
+            message=message or f"{row.state} -> {checkpoint.state}",
+            data={"from": row.state, "to": checkpoint.state.value},
+            now=now,
+        )
+    return saved
+
+
+def set_state(session: Session, row: ResourceRow, state: State, *, cause: str, now: datetime) -> ResourceRow:
+    """Write a new state alone."""
+    return save(session, row, replace(checkpoint_of(row), state=state), cause=cause, now=now)
+
+
+def of_run(session: Session, project: str, run: str, states: Collection[State]) -> list[ResourceRow]:
+    """Return the checkpoints of a run in some states, lowest step first."""
+    found = session.execute(_of_run(project, run, states).order_by(table.c.id))
+    return [ResourceRow(**row._mapping) for row in found]
+
+
+def in_states(session: Session, states: Collection[State]) -> list[ResourceRow]:
+    """Return the checkpoints of all projects in some (rare) states."""
+    return resources.list_all(session, CHECKPOINT_KIND, states=states)
+
+
+def next_on_line(session: Session, project: str, start: str, maximum_step: int) -> ResourceRow | None:
+    """Return the first committed checkpoint at or behind `start` on a run's line, of at most a step (0: any)."""
+    identifier = start
+    while identifier:
+        row = resources.find(session, CHECKPOINT_KIND, project, identifier)
+        if row is None:
+            return None
+        if row.state == State.COMMITTED and not 0 < maximum_step < row.spec["step"]:
+            return row
+        commitment = row.status.get("commitment")
+        identifier = commitment["previous"] if commitment else ""
+    return None
+
+
+def page(
+    session: Session, project: str, run: str, *, page_size: int, page_token: str, show_all: bool
+) -> resources.Page:
+    """List checkpoints, newest first: of a run by step along the primary key, of a project by creation."""
+    states = set(State) if show_all else VISIBLE_STATES
+    if not run:
+        return resources.list_page(
+            session, CHECKPOINT_KIND, project, page_size=page_size, page_token=page_token, states=states
+        )
+    query = [CHECKPOINT_KIND, project, run, show_all]
+    statement = _of_run(project, run, states).order_by(table.c.id.desc()).limit(page_size + 1)
+    position = decode_page_token(page_token, query)
+    if position is not None:
+        statement = statement.where(table.c.id < position[0])
+    revision = current_revision(session)
+    rows = [ResourceRow(**row._mapping) for row in session.execute(statement)]
+    shown = tuple(rows[:page_size])
+    token = encode_page_token([shown[-1].id], query) if len(rows) > page_size else ""
+    return resources.Page(shown, token, revision)
+
+
+def committed_page(session: Session, *, page_size: int, page_token: str) -> resources.Page:
+    """List the committed checkpoints of all projects."""
+    return resources.list_page(
+        session,
+        CHECKPOINT_KIND,
+        ANY_PROJECT,
+        page_size=page_size,
+        page_token=page_token,
+        states={State.COMMITTED},
+    )
+
+
+def _of_run(project: str, run: str, states: Collection[State]) -> Select[Any]:
+    return select(*_COLUMNS).where(
+        table.c.kind == CHECKPOINT_KIND,
+        table.c.project == project,
+        table.c.id.between(f"{run}-step-00000000", f"{run}-step-99999999-e999999"),
+        table.c.id.like(f"{run}-step-{'_' * 8}-e%"),
+        table.c.state.in_(sorted(states)),
+        ~table.c.deleted,
+    )

@@ -1,0 +1,203 @@
+"""Retention as mark and sweep, and the removal of what no checkpoint owns.
+
+A mark is a change of state in the catalogue, decided again within its transaction. The sweep removes the manifest
+first, so that nothing half deleted looks committed, then the parts; a crash in between is finished at the next round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from longhaul_core.clock import Clock
+from longhaul_core.db import Database, ResourceRow
+from longhaul_core.errors import NotFound
+from longhaul_core.failpoints import Failpoints
+from longhaul_core.logging import get_logger
+from longhaul_core.objects.store import ObjectStore
+from sqlalchemy.orm import Session
+
+from longhaul_checkpoint.adapters import catalogue
+from longhaul_checkpoint.adapters.failpoints import Point
+from longhaul_checkpoint.adapters.inspection import Inspector
+from longhaul_checkpoint.adapters.records import checkpoint_of, head_of, policy_of
+from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Identity, State
+from longhaul_checkpoint.domain.naming import run_prefix, split_step_id
+from longhaul_checkpoint.domain.retention import Candidate, Decision, decide
+
+log = get_logger(__name__)
+
+_SWEEPS = {State.DELETING: State.DELETED, State.ABANDONING: State.ABANDONED}
+
+
+@dataclass(frozen=True, slots=True)
+class CollectorLimits:
+    """Ages, in seconds, after which what was begun and never committed is given up.
+
+    `stale` counts for epochs that were replaced and for objects that no checkpoint owns: long enough for a writer that
+    was not told yet to stop. `abandoned` counts for the present epoch.
+    """
+
+    stale_seconds: float
+    abandoned_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round decided, and the bytes that it freed or would free."""
+
+    decisions: tuple[Decision, ...]
+    bytes_freed: int
+
+
+class Collector:
+    """Applies the retention policies."""
+
+    def __init__(
+        self,
+        db: Database,
+        store: ObjectStore,
+        clock: Clock,
+        inspector: Inspector,
+        limits: CollectorLimits,
+        failpoints: Failpoints,
+    ) -> None:
+        self._db = db
+        self._store = store
+        self._clock = clock
+        self._inspector = inspector
+        self._limits = limits
+        self._failpoints = failpoints
+
+    async def collect(self, project: str, run: str, *, dry_run: bool) -> Round:
+        """Apply the policy of one run now, or say what it would delete."""
+        decisions, rows = await self._decide(project, run)
+        expired = [rows[decision.id] for decision in decisions if not decision.keep]
+        size = sum(checkpoint_of(row).committed.size_bytes for row in expired)
+        if not dry_run:
+            latest = {decision.id for decision in decisions if decision.keep}
+            size = sum([await self._delete(row, keep=latest) for row in expired])
+            await self._give_up(project, run)
+            await self.finish(project, run)
+            await asyncio.to_thread(self._sweep_unowned, project, run, await self._owned(project, run))
+        return Round(tuple(decisions), size)
+
+    async def collect_all(self) -> None:
+        """Apply the policies of all runs."""
+        for row in await self._db.read(catalogue.runs):
+            await self.collect(row.project, row.id, dry_run=False)
+
+    async def finish(self, project: str = "", run: str = "") -> None:
+        """Sweep what is marked: of one run, or after a crash of all."""
+        marked = await self._db.read(lambda session: catalogue.in_states(session, _SWEEPS.keys()))
+        for row in marked:
+            if not run or (row.project, row.spec["run"]) == (project, run):
+                await self._sweep(row)
+
+    async def _decide(self, project: str, run: str) -> tuple[list[Decision], dict[str, ResourceRow]]:
+        try:
+            latest = (await self._inspector.latest(project, run)).id
+        except NotFound:
+            return [], {}
+
+        def look(session: Session) -> tuple[ResourceRow | None, list[ResourceRow]]:
+            return catalogue.find_run(session, project, run), catalogue.of_run(session, project, run, VISIBLE_STATES)
+
+        run_row, found = await self._db.read(look)
+        if run_row is None:
+            return [], {}
+        candidates = [self._candidate(checkpoint_of(row)) for row in found]
+        protected = {latest, head_of(run_row).checkpoint}
+        return decide(candidates, policy_of(run_row), latest=protected), {row.id: row for row in found}
+
+    def _candidate(self, checkpoint: Checkpoint) -> Candidate:
+        identity = checkpoint.identity
+        return Candidate(
+            id=identity.id,
+            step=identity.step,
+            epoch=identity.epoch,
+            intact=checkpoint.state is State.COMMITTED,
+            pinned=checkpoint.pinned,
+            leased=checkpoint.is_leased(self._clock.now()),
+            metrics=dict(checkpoint.committed.description.metrics),
+        )
+
+    async def _delete(self, row: ResourceRow, *, keep: Collection[str]) -> int:
+        now = self._clock.now()
+
+        def mark(session: Session) -> ResourceRow | None:
+            run = catalogue.find_run(session, row.project, row.spec["run"])
+            current = catalogue.get(session, row.project, row.id, for_update=True)
+            checkpoint = checkpoint_of(current)
+            held = checkpoint.pinned or checkpoint.is_leased(now)
+            is_head = run is not None and head_of(run).checkpoint == row.id
+            if held or is_head or row.id in keep or current.state not in VISIBLE_STATES:
+                return None
+            return catalogue.set_state(session, current, State.DELETING, cause="RETENTION", now=now)
+
+        marked = await self._db.run(mark)
+        if marked is None:
+            return 0
+        self._failpoints.reach(Point.COLLECT_AFTER_MARK)
+        await self._sweep(marked)
+        commitment = checkpoint_of(marked).commitment
+        return commitment.size_bytes if commitment else 0
+
+    async def _give_up(self, project: str, run: str) -> None:
+        now = self._clock.now()
+        stale = now - timedelta(seconds=self._limits.stale_seconds)
+        abandoned = now - timedelta(seconds=self._limits.abandoned_seconds)
+
+        def mark(session: Session) -> None:
+            run_row = catalogue.run_row(session, project, run, now, for_update=True)
+            epoch = head_of(run_row).epoch
+            for row in catalogue.of_run(session, project, run, {State.BEGUN}):
+                is_stale = row.spec["epoch"] < epoch and row.created_at < stale
+                if is_stale or row.created_at < abandoned:
+                    catalogue.set_state(session, row, State.ABANDONING, cause="NEVER_COMMITTED", now=now)
+
+        await self._db.run(mark)
+
+    async def _sweep(self, row: ResourceRow) -> None:
+        identity = checkpoint_of(row).identity
+        await asyncio.to_thread(self._remove, identity)
+        now = self._clock.now()
+
+        def record(session: Session) -> None:
+            current = catalogue.get(session, row.project, row.id, for_update=True)
+            if current.state == row.state:
+                swept = _SWEEPS[State(row.state)]
+                catalogue.set_state(session, current, swept, cause="OBJECTS_REMOVED", now=now)
+
+        await self._db.run(record)
+        log.info("checkpoint removed", checkpoint=identity.name, state=row.state)
+
+    def _remove(self, identity: Identity) -> None:
+        self._store.delete(identity.manifest_key)
+        self._failpoints.reach(Point.COLLECT_AFTER_MANIFEST)
+        self._store.delete_prefix(identity.prefix)
+        self._failpoints.reach(Point.COLLECT_AFTER_PARTS)
+
+    async def _owned(self, project: str, run: str) -> set[str]:
+        states = set(State) - {State.DELETED, State.ABANDONED}
+        rows = await self._db.read(lambda session: catalogue.of_run(session, project, run, states))
+        return {row.id for row in rows}
+
+    def _sweep_unowned(self, project: str, run: str, owned: Collection[str]) -> None:
+        """Remove what a writer that was replaced wrote after its checkpoint had been given up."""
+        limit = self._clock.now() - timedelta(seconds=self._limits.stale_seconds)
+        prefix = run_prefix(project, run)
+        newest: dict[str, datetime] = {}
+        for info in self._store.list(prefix):
+            folder = info.key.removeprefix(prefix).partition("/")[0]
+            newest[folder] = max(newest.get(folder, info.modified), info.modified)
+        for folder, modified in newest.items():
+            position = split_step_id(folder)
+            if position is None:
+                continue
+            identity = Identity(project, run, *position)
+            if identity.id not in owned and modified < limit and not self._store.exists(identity.manifest_key):
+                self._store.delete_prefix(identity.prefix)
+                log.info("objects without a checkpoint removed", prefix=identity.prefix)

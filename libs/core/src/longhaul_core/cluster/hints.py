@@ -29,6 +29,10 @@ class Watcher:
         self._pending[event] = None
         self._arrived.set()
 
+    def forget(self) -> None:
+        """Drop what waits, because the reader is about to list everything."""
+        self._pending.clear()
+
     async def events(self) -> AsyncIterator[ClusterEvent]:
         """The hints, without end."""
         while True:

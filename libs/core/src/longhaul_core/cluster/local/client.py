@@ -130,6 +130,7 @@ class LocalCluster:
                 self._keeper = asyncio.create_task(self._keep_links(), name="cluster watch")
             try:
                 await self._kept.wait()
+                watcher.forget()
                 yield ClusterEvent(EventKind.RESYNC)
                 async for event in watcher.events():
                     yield event

@@ -1,1 +1,1 @@
-"""longhaul ingest service."""
+"""Where ingest meets the world: files, archives, extraction workers, database, object store."""

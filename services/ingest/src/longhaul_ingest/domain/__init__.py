@@ -1,1 +1,1 @@
-"""longhaul ingest service."""
+"""What ingest knows without touching the world: charsets, extraction, filters, planning, counts."""

@@ -1,0 +1,135 @@
+"""The files that a source's locations mean: folders, files and globs, in one fixed order."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+from longhaul_core.errors import FailedPrecondition, LonghaulError, NotFound, PermissionDenied
+from longhaul_core.recipe import SourceConfig, SourceKind
+
+from longhaul_ingest.domain.languages import LANGUAGES
+from longhaul_ingest.domain.planning import SourceFile
+
+COMPRESSION: Final = (".gz", ".zst")
+ENDINGS: Final = {
+    SourceKind.WARC: ("warc",),
+    SourceKind.WET: ("wet", "warc"),
+    SourceKind.HTML: ("html", "htm", "xhtml"),
+    SourceKind.JSONL: ("jsonl", "ndjson", "json"),
+    SourceKind.PARQUET: ("parquet",),
+    SourceKind.TEXT: ("txt", "text", "md", "markdown", "rst"),
+    SourceKind.CODE: tuple(LANGUAGES),
+}
+SKIPPED_FOLDERS: Final = frozenset({"node_modules", "__pycache__"})
+
+
+def list_files(source: SourceConfig) -> list[SourceFile]:
+    """All files of a source, ordered by the bytes of their paths, each once.
+
+    Raises:
+        NotFound: a location does not exist, or a glob fits nothing (SOURCE_NOT_FOUND).
+        PermissionDenied: a location cannot be read (SOURCE_UNREADABLE).
+        FailedPrecondition: there is no file of the source's kind (SOURCE_EMPTY).
+    """
+    found: dict[bytes, SourceFile] = {}
+    for location in source.paths:
+        for file, base in _expand(location, source):
+            found.setdefault(os.fsencode(file), _describe(file, base, source.name))
+    if not found:
+        raise _empty(source)
+    return [found[path] for path in sorted(found)]
+
+
+def _expand(location: str, source: SourceConfig) -> Iterator[tuple[Path, Path]]:
+    """The files of one location, each with the folder that its label leaves out."""
+    if "://" in location and not location.startswith("file://"):
+        raise _missing(source.name, location, "only local folders and files can be read")
+    path = Path(location.removeprefix("file://"))
+    if path.is_dir():
+        for file in _walk(path, source):
+            yield file, path
+    elif path.is_file():
+        yield path, path.parent
+    else:
+        yield from _glob(path, source)
+
+
+def _glob(pattern: Path, source: SourceConfig) -> Iterator[tuple[Path, Path]]:
+    matches = [Path(match) for match in glob.glob(str(pattern), recursive=True)]  # noqa: PTH207  absolute patterns
+    if not matches:
+        what = "no file fits the pattern" if glob.has_magic(str(pattern)) else "there is no such file or folder"
+        raise _missing(source.name, str(pattern), what)
+    base = Path(os.path.commonpath([match.parent for match in matches]))
+    for match in matches:
+        if match.is_dir():
+            for file in _walk(match, source):
+                yield file, base
+        else:
+            yield match, base
+
+
+def _walk(folder: Path, source: SourceConfig) -> Iterator[Path]:
+    endings = tuple(f".{ending.lstrip('.').lower()}" for ending in source.extensions or ENDINGS[source.kind])
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(source.name, str(error.filename), error)
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
+        for name in files:
+            if not name.startswith(".") and _plain(name).endswith(endings):
+                yield Path(place, name)
+
+
+def _plain(name: str) -> str:
+    name = name.lower()
+    for ending in COMPRESSION:
+        name = name.removesuffix(ending)
+    return name
+
+
+def _describe(file: Path, base: Path, source: str) -> SourceFile:
+    try:
+        with file.open("rb"):
+            facts = file.stat()
+    except OSError as error:
+        raise _unreadable(source, str(file), error) from error
+    label = os.fsencode(file.relative_to(base)).decode("utf-8", "backslashreplace")
+    return SourceFile(quote_from_bytes(os.fsencode(file.absolute())), label, facts.st_size, facts.st_mtime_ns)
+
+
+def _show(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _missing(source: str, location: str, problem: str) -> NotFound:
+    return NotFound(
+        f"Source {source!r}: {_show(location)}: {problem}.",
+        reason="SOURCE_NOT_FOUND",
+        metadata={"source": source, "path": _show(location)},
+        action="Correct the path of the source in the recipe, or put the files there.",
+    )
+
+
+def _unreadable(source: str, path: str, error: OSError) -> LonghaulError:
+    return PermissionDenied(
+        f"Source {source!r}: {_show(path)} cannot be read: {error.strerror or error}.",
+        reason="SOURCE_UNREADABLE",
+        metadata={"source": source, "path": _show(path)},
+        action="Give the user that runs the service the right to read it, or take it out of the source.",
+    )
+
+
+def _empty(source: SourceConfig) -> LonghaulError:
+    endings: Sequence[str] = source.extensions or ENDINGS[source.kind][:8]
+    return FailedPrecondition(
+        f"Source {source.name!r} has no file of kind {source.kind.value!r} in {', '.join(map(_show, source.paths))}.",
+        reason="SOURCE_EMPTY",
+        metadata={"source": source.name, "path": _show(source.paths[0]) if source.paths else ""},
+        action=f"Name files that end in {', '.join(endings)}, or set the source's kind or extensions.",
+    )

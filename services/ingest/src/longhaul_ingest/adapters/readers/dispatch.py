@@ -1,0 +1,55 @@
+"""The right reader for each kind of source."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+from longhaul_core.recipe import SourceKind
+
+from longhaul_ingest.adapters.readers.columns import read_parquet
+from longhaul_ingest.adapters.readers.damage import Damage, Found
+from longhaul_ingest.adapters.readers.files import read_file
+from longhaul_ingest.adapters.readers.lines import Fields, read_json_lines
+from longhaul_ingest.adapters.readers.warc import read_warc
+from longhaul_ingest.domain.documents import failed
+from longhaul_ingest.domain.planning import Piece
+
+
+def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found]:
+    """All records that begin in a piece of a file; a file that cannot be opened is one failed record."""
+    path = local_path(piece.path)
+    if kind in (SourceKind.HTML, SourceKind.TEXT, SourceKind.CODE):
+        yield from read_file(path, piece, kind)
+        return
+    try:
+        if kind is SourceKind.PARQUET:
+            yield from read_parquet(path, piece, fields)
+            return
+        with _mapped(path) as view:
+            if kind is SourceKind.JSONL:
+                yield from read_json_lines(path, view, piece, fields)
+            else:
+                yield from read_warc(view, piece)
+    except OSError as error:
+        yield Damage(piece.label, piece.start, f"cannot be read ({error.strerror or error})")
+        yield failed(piece.label, "unreadable_file", error.strerror or str(error))
+
+
+def local_path(encoded: str) -> Path:
+    """The path that was percent-encoded for the plan; its bytes need not be UTF-8."""
+    return Path(os.fsdecode(unquote_to_bytes(encoded)))
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            yield b""  # an empty file cannot be mapped
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            yield view

@@ -1,0 +1,121 @@
+"""What the rules measure of a text, each computed at most once and only when a rule asks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from longhaul_ingest.domain import grams
+from longhaul_ingest.domain.words import ALPHABETIC, ALPHANUMERIC, Words, split_words
+
+PARAGRAPH_BREAK: Final = re.compile(r"\n{2,}")
+LINE_BREAK: Final = re.compile(r"\n+")
+ELLIPSES: Final = ("...", "…")
+BULLETS: Final = ("•", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """How much of a list of strings was there before: `elements` of `total`, with `characters`."""
+
+    elements: int
+    total: int
+    characters: int
+
+    @property
+    def fraction(self) -> float:
+        """Repeated elements a list element."""
+        return self.elements / self.total if self.total else 0.0
+
+
+class Features:
+    """The measurable sides of one text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @cached_property
+    def words(self) -> Words:
+        """The words of the text, split once."""
+        return split_words(self.text)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines, empty ones too."""
+        return self.text.splitlines()
+
+    @cached_property
+    def repeated_lines(self) -> Repeats:
+        """Repeats among the lines, runs of line ends counted as one."""
+        return count_repeats(LINE_BREAK.split(self.text))
+
+    @cached_property
+    def repeated_paragraphs(self) -> Repeats:
+        """Repeats among the blocks that empty lines divide."""
+        return count_repeats(PARAGRAPH_BREAK.split(self.text.strip()))
+
+    @cached_property
+    def alphanumeric_words(self) -> int:
+        """Words with a letter or digit."""
+        return int(np.count_nonzero(self.words.flags & ALPHANUMERIC))
+
+    @cached_property
+    def mean_word_length(self) -> float:
+        """Characters of the words that have a letter or digit, on average."""
+        chosen = self.words.lengths[(self.words.flags & ALPHANUMERIC) != 0]
+        return float(chosen.mean()) if chosen.size else 0.0
+
+    @cached_property
+    def alphabetic_fraction(self) -> float:
+        """Share of the words that have a letter."""
+        return int(np.count_nonzero(self.words.flags & ALPHABETIC)) / len(self.words) if len(self.words) else 0.0
+
+    def per_word(self, *symbols: str) -> float:
+        """Occurrences of the symbols a word."""
+        return sum(map(self.text.count, symbols)) / len(self.words) if len(self.words) else 0.0
+
+    def line_fraction(self, *, starts: Sequence[str] = (), ends: Sequence[str] = ()) -> float:
+        """Share of the lines that start (end) with one of the strings, white space aside."""
+        if not self.lines:
+            return 0.0
+        begun, ended = tuple(starts), tuple(ends)
+        hits = sum(
+            bool(begun and line.lstrip().startswith(begun)) or bool(ended and line.rstrip().endswith(ended))
+            for line in self.lines
+        )
+        return hits / len(self.lines)
+
+    def distinct_of(self, hashes: frozenset[int]) -> int:
+        """How many different words of a set of hashes occur."""
+        wanted = np.fromiter(hashes, dtype=np.uint64, count=len(hashes))
+        return int(np.isin(wanted, self.words.hashes).sum())
+
+    def top_gram_fraction(self, n: int) -> float:
+        """Share of the characters in the most frequent n-gram."""
+        return grams.top_gram_characters(self.words, n) / len(self.text) if self.text else 0.0
+
+    def repeated_gram_fraction(self, n: int) -> float:
+        """Share of the characters in repeated n-grams."""
+        return grams.repeated_gram_characters(self.words, n) / len(self.text) if self.text else 0.0
+
+    def character_fraction(self, repeats: Repeats) -> float:
+        """Share of the characters in repeated elements."""
+        return repeats.characters / len(self.text) if self.text else 0.0
+
+
+def count_repeats(elements: Sequence[str]) -> Repeats:
+    """Count the elements that equal an earlier one."""
+    seen: set[str] = set()
+    count = characters = 0
+    for element in elements:
+        if element in seen:
+            count += 1
+            characters += len(element)
+        else:
+            seen.add(element)
+    return Repeats(count, len(elements), characters)

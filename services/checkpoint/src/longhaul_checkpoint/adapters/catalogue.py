@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from longhaul_core.db import events, resources
-from longhaul_core.db.resources import ResourceRow
+from longhaul_core.db.resources import Page, ResourceRow
 from longhaul_core.db.revisions import current_revision
 from longhaul_core.db.schema import resources as table
 from longhaul_core.ids import ANY_PROJECT, fingerprint
@@ -27,6 +27,7 @@ from longhaul_checkpoint.adapters.records import (
 )
 from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Identity, State
 from longhaul_checkpoint.domain.lineage import RunHead
+from longhaul_checkpoint.domain.naming import split_resource_id
 from longhaul_checkpoint.domain.retention import RetentionPolicy
 
 _COLUMNS = [table.c[field.name] for field in fields(ResourceRow)]
@@ -58,6 +59,16 @@ def find_run(session: Session, project: str, run: str) -> ResourceRow | None:
 def runs(session: Session) -> list[ResourceRow]:
     """Return the rows of all runs."""
     return resources.list_all(session, RUN_KIND)
+
+
+def runs_changed(session: Session, after_revision: int) -> tuple[int, set[tuple[str, str]]]:
+    """Return the newest revision, and project and id of each run that changed since one, or whose checkpoints did."""
+    statement = select(table.c.kind, table.c.project, table.c.id).where(
+        table.c.kind.in_([CHECKPOINT_KIND, RUN_KIND]), table.c.revision > after_revision
+    )
+    found = session.execute(statement).all()
+    runs = {(row.project, row.id if row.kind == RUN_KIND else split_resource_id(row.id)[0]) for row in found}
+    return current_revision(session), runs
 
 
 def save_run(
@@ -144,9 +155,7 @@ def next_on_line(session: Session, project: str, start: str, maximum_step: int) 
     return None
 
 
-def page(
-    session: Session, project: str, run: str, *, page_size: int, page_token: str, show_all: bool
-) -> resources.Page:
+def page(session: Session, project: str, run: str, *, page_size: int, page_token: str, show_all: bool) -> Page:
     """List checkpoints, newest first: of a run by step along the primary key, of a project by creation."""
     states = set(State) if show_all else VISIBLE_STATES
     if not run:
@@ -162,10 +171,10 @@ def page(
     rows = [ResourceRow(**row._mapping) for row in session.execute(statement)]
     shown = tuple(rows[:page_size])
     token = encode_page_token([shown[-1].id], query) if len(rows) > page_size else ""
-    return resources.Page(shown, token, revision)
+    return Page(shown, token, revision)
 
 
-def committed_page(session: Session, *, page_size: int, page_token: str) -> resources.Page:
+def committed_page(session: Session, *, page_size: int, page_token: str) -> Page:
     """List the committed checkpoints of all projects."""
     return resources.list_page(
         session,

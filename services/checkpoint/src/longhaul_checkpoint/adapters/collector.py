@@ -77,17 +77,11 @@ class Collector:
         expired = [rows[decision.id] for decision in decisions if not decision.keep]
         size = sum(checkpoint_of(row).committed.size_bytes for row in expired)
         if not dry_run:
-            latest = {decision.id for decision in decisions if decision.keep}
-            size = sum([await self._delete(row, keep=latest) for row in expired])
+            size = sum([await self._delete(row) for row in expired])
             await self._give_up(project, run)
             await self.finish(project, run)
             await asyncio.to_thread(self._sweep_unowned, project, run, await self._owned(project, run))
         return Round(tuple(decisions), size)
-
-    async def collect_all(self) -> None:
-        """Apply the policies of all runs."""
-        for row in await self._db.read(catalogue.runs):
-            await self.collect(row.project, row.id, dry_run=False)
 
     async def finish(self, project: str = "", run: str = "") -> None:
         """Sweep what is marked: of one run, or after a crash of all."""
@@ -124,7 +118,7 @@ class Collector:
             metrics=dict(checkpoint.committed.description.metrics),
         )
 
-    async def _delete(self, row: ResourceRow, *, keep: Collection[str]) -> int:
+    async def _delete(self, row: ResourceRow) -> int:
         now = self._clock.now()
 
         def mark(session: Session) -> ResourceRow | None:
@@ -133,7 +127,7 @@ class Collector:
             checkpoint = checkpoint_of(current)
             held = checkpoint.pinned or checkpoint.is_leased(now)
             is_head = run is not None and head_of(run).checkpoint == row.id
-            if held or is_head or row.id in keep or current.state not in VISIBLE_STATES:
+            if held or is_head or current.state not in VISIBLE_STATES:
                 return None
             return catalogue.set_state(session, current, State.DELETING, cause="RETENTION", now=now)
 

@@ -31,15 +31,40 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
         return
 
 
-async def run_retention(collector: Collector, stop: asyncio.Event, interval_seconds: float) -> None:
-    """Apply the policies of all runs, round after round; a store that fails is tried again."""
-    while not stop.is_set():
-        try:
-            await collector.finish()
-            await collector.collect_all()
-        except LonghaulError as error:
-            log.warning("retention round failed", reason=error.reason, error=error.message)
-        await pause(stop, interval_seconds)
+class Retention:
+    """Applies the policies: at once to runs that changed, now and then to all, since leases and ages end by time."""
+
+    def __init__(self, db: Database, clock: Clock, collector: Collector, full_round_seconds: float) -> None:
+        self._db = db
+        self._clock = clock
+        self._collector = collector
+        self._full_round_seconds = full_round_seconds
+        self._seen = 0
+        self._full_round_due = 0.0
+
+    async def run(self, stop: asyncio.Event, interval_seconds: float) -> None:
+        """Go round after round; a store that fails is tried again."""
+        while not stop.is_set():
+            try:
+                await self.round()
+            except LonghaulError as error:
+                log.warning("retention round failed", reason=error.reason, error=error.message)
+            await pause(stop, interval_seconds)
+
+    async def round(self) -> None:
+        """Finish what is marked, then look at the runs that are due."""
+        await self._collector.finish()
+        revision, changed = await self._db.read(lambda session: catalogue.runs_changed(session, self._seen))
+        for project, run in await self._due(changed):
+            await self._collector.collect(project, run, dry_run=False)
+        self._seen = revision
+
+    async def _due(self, changed: set[tuple[str, str]]) -> list[tuple[str, str]]:
+        now = self._clock.monotonic()
+        if now < self._full_round_due:
+            return sorted(changed)
+        self._full_round_due = now + self._full_round_seconds
+        return [(row.project, row.id) for row in await self._db.read(catalogue.runs)]
 
 
 class Scrubber:

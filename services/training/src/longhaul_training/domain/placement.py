@@ -1,0 +1,123 @@
+"""Which node a pod goes to. GPUs are counted from claims, so that none is used twice.
+
+A claim is a slot that the database says is placed, or a pod that the cluster shows and that has not ended; the larger
+of both counts. A pod on an unreachable node still has its GPUs. Cost: linear in nodes and claims for building,
+O(nodes log nodes) for a gang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """GPUs of a node that belong to a pod, by the pod's name: the same pod seen twice counts once."""
+
+    pod: str
+    node: str
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCapacity:
+    """A node that may take pods."""
+
+    name: str
+    gpus: int
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpareDemand:
+    """Nodes with `gpus` free GPUs each that are kept for a run that is training."""
+
+    owner: str
+    count: int
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Free GPUs of each node that is ready and may be scheduled on, and what is kept as spares."""
+
+    free: Mapping[str, int] = field(default_factory=dict)
+    pools: Mapping[str, str] = field(default_factory=dict)
+    spares: tuple[SpareDemand, ...] = ()
+
+    @property
+    def total_free(self) -> int:
+        """Free GPUs over all nodes."""
+        return sum(self.free.values())
+
+    def without(self, nodes: Iterable[str], gpus: int) -> Capacity:
+        """Capacity after a pod of `gpus` GPUs was put on each of `nodes`; a node may be named more than once."""
+        free = dict(self.free)
+        for node in nodes:
+            free[node] = free.get(node, 0) - gpus
+        return Capacity(free, self.pools, self.spares)
+
+    def keeping_spares_of(self, others_than: str) -> Capacity:
+        """Capacity of which the spare demands of the run `others_than` are its own to use."""
+        return Capacity(self.free, self.pools, tuple(s for s in self.spares if s.owner != others_than))
+
+
+def capacity_of(nodes: Iterable[NodeCapacity], claims: Iterable[Claim], spares: Iterable[SpareDemand] = ()) -> Capacity:
+    """Subtracts claims from nodes; claims on nodes that can't take pods are ignored, they free nothing."""
+    by_pod: dict[str, Claim] = {}
+    for claim in claims:
+        known = by_pod.get(claim.pod)
+        if known is None or claim.gpus > known.gpus:
+            by_pod[claim.pod] = claim
+    node_list = list(nodes)
+    free = {node.name: node.gpus for node in node_list}
+    for claim in by_pod.values():
+        if claim.node in free:
+            free[claim.node] -= claim.gpus
+    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares))
+
+
+def place(
+    capacity: Capacity, pods: int, gpus: int, *, pool: str = "", avoid: Iterable[str] = (), prefer: Iterable[str] = ()
+) -> tuple[str, ...] | None:
+    """Nodes for `pods` pods of `gpus` GPUs each, all or none; spare demands of others are left whole.
+
+    Nodes of their own come first, then the fullest that fit, then by name: deterministic. Avoided nodes are taken
+    only when nothing else fits.
+    """
+    avoided, preferred = frozenset(avoid), frozenset(prefer)
+    for excluded in (avoided, frozenset[str]()) if avoided else (avoided,):
+        chosen = _choose(capacity, pods, gpus, pool, excluded, preferred)
+        if chosen is not None and leaves_spares(capacity.without(chosen, gpus)):
+            return chosen
+    return None
+
+
+def leaves_spares(capacity: Capacity) -> bool:
+    """Whether every spare demand still fits, all at once (largest first)."""
+    remaining = dict(capacity.free)
+    for demand in sorted(capacity.spares, key=lambda d: -d.gpus):
+        for _ in range(demand.count):
+            fitting = [name for name, free in remaining.items() if free >= demand.gpus]
+            if not fitting:
+                return False
+            best = min(fitting, key=lambda name: (remaining[name], name))
+            remaining[best] -= demand.gpus
+    return True
+
+
+def _choose(
+    capacity: Capacity, pods: int, gpus: int, pool: str, excluded: frozenset[str], preferred: frozenset[str]
+) -> tuple[str, ...] | None:
+    remaining = {
+        name: free
+        for name, free in capacity.free.items()
+        if name not in excluded and free >= gpus and (not pool or capacity.pools.get(name) == pool)
+    }
+    order = sorted(remaining, key=lambda name: (name not in preferred, remaining[name], name))
+    chosen = order[:pods]
+    for name in order:
+        room = (remaining[name] - gpus) // gpus if gpus else 0
+        chosen += [name] * max(0, min(room, pods - len(chosen)))
+    return tuple(chosen) if len(chosen) == pods else None

@@ -1,0 +1,133 @@
+"""What the agents of a run have reported, folded into one durable value. Pure.
+
+Reports are applied once each, in the transaction that remembers their sequence number; a metric row of an older epoch
+never replaces one of a newer epoch, so a replay after a resume ends with the values of the line that was kept.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from longhaul_training.domain.goodput import WorkerTime
+
+RECENT_STEPS = 64
+KEPT_EXITS = 64
+MESSAGE_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExit:
+    """A worker that ended, as its agent reported it."""
+
+    pod: str
+    epoch: int
+    rank: int
+    exit_code: int
+    at: float
+    step: int = -1
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """What the controller itself needs of a metric row."""
+
+    step: int
+    epoch: int
+    at: float
+    loss: float
+    tokens: int
+    tokens_per_second: float
+    step_seconds: float
+    data_wait_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Everything reported so far; `step` is of `step_epoch`, `high_step` the highest of all epochs."""
+
+    step: int = -1
+    step_epoch: int = 0
+    step_at: float = 0.0
+    high_step: int = -1
+    loss: float = 0.0
+    validation_loss: float | None = None
+    tokens_per_step: int = 0
+    tokens_per_second: float = 0.0
+    recent_step_seconds: tuple[float, ...] = ()
+    exits: tuple[WorkerExit, ...] = ()
+    finished_epoch: int = 0
+    finished_step: int = -1
+    checkpoint: str = ""
+    checkpoint_step: int = -1
+    data_wait_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    replay_seconds: float = 0.0
+
+    @property
+    def median_step_seconds(self) -> float:
+        """Median over the most recent steps; 0 before the first."""
+        return statistics.median(self.recent_step_seconds) if self.recent_step_seconds else 0.0
+
+    @property
+    def worker_time(self) -> WorkerTime:
+        """Time inside the stepping states that was not productive."""
+        return WorkerTime(self.data_wait_seconds, self.checkpoint_seconds, self.replay_seconds)
+
+
+def is_replay(reports: Reports, row: StepRow) -> bool:
+    """Whether an earlier epoch made this step already."""
+    return row.step <= reports.high_step
+
+
+def add_steps(reports: Reports, rows: Iterable[StepRow]) -> Reports:
+    """Folds metric rows in; rows of an older epoch than the newest change nothing but the counters of time."""
+    for row in rows:
+        replay = is_replay(reports, row)
+        reports = replace(
+            reports,
+            high_step=max(reports.high_step, row.step),
+            data_wait_seconds=reports.data_wait_seconds + (0.0 if replay else row.data_wait_seconds),
+            checkpoint_seconds=reports.checkpoint_seconds + (0.0 if replay else row.checkpoint_seconds),
+            replay_seconds=reports.replay_seconds + (row.step_seconds if replay else 0.0),
+        )
+        if row.epoch >= reports.step_epoch:
+            reports = _newest(reports, row)
+    return reports
+
+
+def add_exit(reports: Reports, exit_: WorkerExit) -> Reports:
+    """Adds a worker's end; exits of older epochs are dropped, they have been answered."""
+    kept = tuple(e for e in reports.exits if e.epoch >= exit_.epoch and (e.epoch, e.rank) != (exit_.epoch, exit_.rank))
+    short = replace(exit_, message=exit_.message[-MESSAGE_CHARACTERS:])
+    return replace(reports, exits=(*kept, short)[-KEPT_EXITS:])
+
+
+def add_finish(reports: Reports, epoch: int, step: int) -> Reports:
+    """Notes that all steps are made and the last checkpoint is committed."""
+    if epoch < reports.finished_epoch:
+        return reports
+    return replace(reports, finished_epoch=epoch, finished_step=step)
+
+
+def add_checkpoint(reports: Reports, checkpoint: str, step: int) -> Reports:
+    """Notes the newest committed checkpoint."""
+    return replace(reports, checkpoint=checkpoint, checkpoint_step=step)
+
+
+def _newest(reports: Reports, row: StepRow) -> Reports:
+    return replace(
+        reports,
+        step=row.step,
+        step_epoch=row.epoch,
+        step_at=row.at,
+        loss=row.loss,
+        validation_loss=reports.validation_loss if row.validation_loss is None else row.validation_loss,
+        tokens_per_step=row.tokens,
+        tokens_per_second=row.tokens_per_second,
+        recent_step_seconds=(*reports.recent_step_seconds, row.step_seconds)[-RECENT_STEPS:],
+    )

@@ -1,0 +1,163 @@
+"""How the record of a run moves: one function a move, each with its events. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from longhaul_training.domain import causes
+from longhaul_training.domain.actions import Change, RunEvent
+from longhaul_training.domain.budgets import backoff_seconds, escalate, exhausted, record_failure
+from longhaul_training.domain.causes import Cause
+from longhaul_training.domain.faults import Fault
+from longhaul_training.domain.goodput import spend
+from longhaul_training.domain.incidents import amend_last, open_incident, repair_times
+from longhaul_training.domain.observations import World
+from longhaul_training.domain.states import Reason, RecoveryAction, Run, RunState, Slot
+
+_ORDER = (RecoveryAction.PROCESS, RecoveryAction.ROLLBACK, RecoveryAction.POD, RecoveryAction.NODE)
+_CAUSES = [cause for cause in vars(causes).values() if isinstance(cause, Cause)]
+
+
+def move(run: Run, world: World, state: RunState, reason: Reason, *events: RunEvent, **changes: Any) -> Change:
+    """Moves to `state` and books the time spent in the old one; adds the event of the transition."""
+    control = run.control
+    moved = replace(
+        control,
+        state=state,
+        reason=reason,
+        since=world.now,
+        time=spend(control.time, control.state, world.now),
+        recovery=changes.pop("recovery", None),
+        **changes,
+    )
+    data = {"from": control.state.value, "to": state.value, "epoch": moved.epoch, "step": world.training.step}
+    return Change(moved, (RunEvent("STATE_CHANGED", reason.code, reason.message, data), *events))
+
+
+def amend(run: Run, *events: RunEvent, **changes: Any) -> Change:
+    """Changes the record without a transition."""
+    return Change(replace(run.control, **changes), events)
+
+
+def release(run: Run) -> tuple[Slot, ...]:
+    """Slots without nodes; their next pods get new names."""
+    return tuple(slot.renewed("") if slot.node else slot for slot in run.control.slots)
+
+
+def end(run: Run, world: World, state: RunState, reason: Reason) -> Change:
+    """Moves to a terminal state; the pods are deleted afterwards because they are no longer current."""
+    incidents = run.control.incidents
+    if run.control.open_incident is not None and state is RunState.SUCCEEDED:
+        incidents = amend_last(incidents, recovered_at=world.now, restored_at=incidents[-1].restored_at or world.now)
+    return move(
+        run, world, state, reason,
+        slots=release(run), stopping=None, ended_at=world.now, incidents=incidents, backoff_until=0.0,
+    )  # fmt: skip
+
+
+def recover(run: Run, world: World, faults: tuple[Fault, ...]) -> Change:
+    """Answers faults: fails the run where its budget says so, else regroups it in a new epoch."""
+    control, fault = run.control, faults[0]
+    failures = record_failure(control.failures, fault.cause, world.training.high_step)
+    if exhausted(failures, fault.cause, _names_of_kind(fault.cause)):
+        failed = replace(run, control=replace(control, failures=failures))
+        return end(failed, world, RunState.FAILED, _failure_reason(fault, failures.count(fault.cause.name)))
+    action = escalate(fault.action, failures) if fault.slot >= 0 else fault.action
+    slots, broadest = _replace_slots(control.slots, faults, action)
+    epoch = control.epoch + 1
+    incidents = open_incident(
+        control.incidents, fault, broadest, epoch, max(world.training.step, fault.step), world.now
+    )
+    opened = RunEvent(
+        "INCIDENT_DETECTED",
+        fault.cause.name,
+        fault.message,
+        {"incident": incidents[-1].number, "action": broadest.value, "node": fault.node, "epoch": epoch},
+    )
+    return move(
+        run,
+        world,
+        RunState.RECOVERING,
+        Reason(fault.cause.name, fault.message),
+        opened,
+        recovery=broadest,
+        epoch=epoch,
+        epoch_since=world.now,
+        slots=slots,
+        stopping=None,
+        failures=failures,
+        incidents=incidents,
+        backoff_until=world.now + backoff_seconds(failures, world.limits),
+        avoided_nodes=tuple(sorted({f.node for f in faults if f.node and f.action is RecoveryAction.NODE})),
+    )
+
+
+def begin_stepping(run: Run, world: World) -> Change:
+    """Moves to RUNNING once the workers of the epoch step; closes the restore stage of an open incident."""
+    control = run.control
+    incidents = control.incidents
+    incident = control.open_incident
+    if incident is not None:
+        resume_step = control.resume.step if control.resume else 0
+        incidents = amend_last(
+            incidents,
+            started_at=incident.started_at or world.now,
+            restored_at=incident.restored_at or world.now,
+            resume_step=resume_step,
+        )
+    return move(
+        run,
+        world,
+        RunState.RUNNING,
+        Reason("STEPPING", f"workers of epoch {control.epoch} make steps"),
+        incidents=incidents,
+        started_at=control.started_at or world.now,
+        avoided_nodes=(),
+    )
+
+
+def close_incident(run: Run, world: World) -> Change:
+    """The step that the fault had interrupted is made again: the repair is over."""
+    incidents = amend_last(run.control.incidents, recovered_at=world.now)
+    incident = incidents[-1]
+    times = repair_times(incident, world.now)
+    data = {
+        "incident": incident.number,
+        "detect_seconds": round(times.detect, 3),
+        "restart_seconds": round(times.restart, 3),
+        "restore_seconds": round(times.restore, 3),
+        "replay_seconds": round(times.replay, 3),
+        "fault_step": incident.fault_step,
+        "resume_step": incident.resume_step,
+    }
+    text = f"caught up at step {world.training.step}, {times.to_first_step + times.replay:.1f} s after the fault"
+    return amend(run, RunEvent("INCIDENT_RECOVERED", incident.cause, text, data), incidents=incidents)
+
+
+def _names_of_kind(cause: Cause) -> frozenset[str]:
+    return frozenset(other.name for other in _CAUSES if other.kind is cause.kind)
+
+
+def _failure_reason(fault: Fault, count: int) -> Reason:
+    tries = f" (failure {count} of this cause)" if count > 1 else ""
+    action = fault.cause.action or "see the run's events, then `longhaul runs retry`"
+    return Reason(fault.cause.name, fault.message + tries, action)
+
+
+def _replace_slots(
+    slots: tuple[Slot, ...], faults: tuple[Fault, ...], first_action: RecoveryAction
+) -> tuple[tuple[Slot, ...], RecoveryAction]:
+    """New incarnations for slots whose pod or node is given up, and the broadest action taken."""
+    wanted: dict[int, RecoveryAction] = {faults[0].slot: first_action}
+    for fault in faults[1:]:
+        known = wanted.get(fault.slot, RecoveryAction.PROCESS)
+        wanted[fault.slot] = max(known, fault.action, key=_ORDER.index)
+    replaced = tuple(_replaced(slot, wanted.get(slot.index, RecoveryAction.PROCESS)) for slot in slots)
+    return replaced, max(wanted.values(), key=_ORDER.index)
+
+
+def _replaced(slot: Slot, action: RecoveryAction) -> Slot:
+    if action is RecoveryAction.NODE:
+        return slot.renewed("")
+    return slot.renewed(slot.node) if action is RecoveryAction.POD else slot

@@ -121,3 +121,16 @@ leases = Table(
     Column("address", String(255), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
 )
+
+step_metrics = Table(
+    "step_metrics",
+    metadata,
+    Column("run_uid", String(32), primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("replayed", Boolean, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("values", JSON, nullable=False),
+    Index("step_metrics_by_sequence", "run_uid", "sequence"),
+)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from longhaul_core.db.engines import writing
 from longhaul_core.errors import FailedPrecondition
 
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 """All versions, oldest first; the test of the schema compares them with the scripts."""
 
 _MIGRATION_LOCK = 0x6C6F6E67

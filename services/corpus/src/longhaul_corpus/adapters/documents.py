@@ -1,0 +1,61 @@
+"""Documents of dataset shards: Parquet read in small batches, only the columns and row groups that are needed."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from longhaul_core.errors import DataLoss
+from longhaul_core.objects import ObjectStore
+
+BATCH_DOCUMENTS = 256
+_COLUMNS = frozenset({"id", "source", "url", "text"})
+
+
+def open_shard(store: ObjectStore, key: str) -> pq.ParquetFile:
+    """Open a dataset shard. Raises DataLoss where it is damaged or lacks a column."""
+    path = store.local_path(key)
+    try:
+        file = pq.ParquetFile(path if path is not None else store.open_read(key))
+    except pa.ArrowInvalid as error:
+        raise DataLoss(f"Dataset shard {key!r} is damaged: {error}", reason="SHARD_DAMAGED") from error
+    missing = _COLUMNS - set(file.schema_arrow.names)
+    if missing:
+        raise DataLoss(f"Dataset shard {key!r} lacks {', '.join(sorted(missing))}", reason="SHARD_COLUMN_MISSING")
+    return file
+
+
+def batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Yield all documents as columns of Python values."""
+    for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=list(columns)):
+        yield batch.to_pydict()
+
+
+def selected(
+    file: pq.ParquetFile, columns: Sequence[str], rows: npt.NDArray[np.bool_]
+) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, list[Any]]]]:
+    """Yield the documents at the chosen rows, with their row numbers; row groups without any are not read.
+
+    Args:
+        file: the shard.
+        columns: columns to read.
+        rows: whether each row is wanted: bool[rows].
+    """
+    start = 0
+    for group in range(file.num_row_groups):
+        end = start + file.metadata.row_group(group).num_rows
+        if rows[start:end].any():
+            yield from _selected_of_group(file, columns, rows, group, start)
+        start = end
+
+
+def _selected_of_group(
+    file: pq.ParquetFile, columns: Sequence[str], rows: npt.NDArray[np.bool_], group: int, start: int
+) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, list[Any]]]]:
+    for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, row_groups=[group], columns=list(columns)):
+        wanted = np.flatnonzero(rows[start : start + batch.num_rows])
+        if len(wanted):
+            yield wanted + start, batch.take(pa.array(wanted)).to_pydict()
+        start += batch.num_rows

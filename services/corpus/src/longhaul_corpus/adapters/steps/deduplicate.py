@@ -1,0 +1,130 @@
+"""Duplicates over all shards, and the held-out split by cluster."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from longhaul_core.engine import report
+from longhaul_core.errors import FailedPrecondition
+
+from longhaul_corpus.adapters.documents import open_shard
+from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
+from longhaul_corpus.domain.duplicates import DocumentKeys, DuplicatePolicy, DuplicateRule, Duplicates, find_duplicates
+from longhaul_corpus.domain.hashing import Hashes
+from longhaul_corpus.domain.minhash import estimate_similarity
+from longhaul_corpus.domain.mixture import check_sources
+from longhaul_corpus.domain.outcomes import Outcome, count_outcomes
+from longhaul_corpus.domain.split import SplitPolicy, hold_out
+
+KINDS = {DuplicateRule.EXACT_TEXT: "exact", DuplicateRule.SAME_URL: "url", DuplicateRule.NEAR_DUPLICATE: "near"}
+DUPLICATES_FILE = "duplicates.parquet"
+
+
+def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Decide on every document: kept for training, held out, or duplicate of which; returns the counts."""
+    shards, names, sources = _join_shards(workspace, item["shards"])
+    rules = workspace.spec.deduplication
+    keys = _keys(workspace, shards)
+    policy = DuplicatePolicy(rules.exact, rules.url, rules.minhash, rules.keep == "longest")
+    duplicates = find_duplicates(keys, _bands(workspace, shards), policy)
+    held_out = hold_out(duplicates.stays, duplicates.clusters, sources, keys.text_low, _split_policy(workspace))
+    outcomes = np.where(duplicates.stays, np.where(held_out, Outcome.VALID, Outcome.TRAIN), Outcome.DUPLICATE)
+    workspace.put_json("sources.json", names)
+    workspace.put_shards(shards)
+    for name, values in (
+        ("outcome", outcomes.astype(np.uint8)),
+        ("rule", duplicates.rules),
+        ("kept", duplicates.kept),
+        ("cluster", duplicates.clusters),
+        ("source", sources.astype(np.uint16)),
+        ("length", keys.lengths),
+        ("content", keys.text_low),
+    ):
+        workspace.put_column(f"documents/{name}", values)
+    _write_pairs(workspace, shards, duplicates)
+    return {"documents": len(outcomes), **count_outcomes(outcomes.astype(np.uint8)), **_by_rule(duplicates)}
+
+
+def _join_shards(workspace: Workspace, rows: list[dict[str, Any]]) -> tuple[list[Shard], list[str], Array]:
+    """Number the documents and the sources over all shards. Raises where there is no document."""
+    ends = np.cumsum([row["documents"] for row in rows])
+    shards = [
+        Shard(row["shard"], row["key"], int(end) - row["documents"], row["documents"])
+        for row, end in zip(rows, ends, strict=True)
+    ]
+    if not rows or not ends[-1]:
+        raise FailedPrecondition(
+            "The datasets hold no document",
+            reason="DATASET_EMPTY",
+            action="Look at the ingestion's drop reasons: every record was dropped or failed.",
+        )
+    names = sorted({name for row in rows for name in row["sources"]})
+    check_sources(workspace.spec.mixture, names)
+    numbers = [np.array([names.index(name) for name in row["sources"]], dtype=np.int64) for row in rows]
+    local = [workspace.column(f"signatures/{shard.number:05d}/source", np.uint16) for shard in shards]
+    return shards, names, np.concatenate([table[values] for table, values in zip(numbers, local, strict=True)])
+
+
+def _keys(workspace: Workspace, shards: list[Shard]) -> DocumentKeys:
+    text = np.concatenate([_column(workspace, s, "text", np.uint64).reshape(2, -1) for s in shards], axis=1)
+    return DocumentKeys(
+        text_high=text[0],
+        text_low=text[1],
+        url=np.concatenate([_column(workspace, s, "url", np.uint64) for s in shards]),
+        lengths=np.concatenate([_column(workspace, s, "length", np.int64) for s in shards]),
+        banded=np.concatenate([_column(workspace, s, "banded", np.bool_) for s in shards]),
+    )
+
+
+def _column(workspace: Workspace, shard: Shard, name: str, dtype: type[np.generic]) -> Array:
+    return workspace.column(f"signatures/{shard.number:05d}/{name}", dtype)
+
+
+def _bands(workspace: Workspace, shards: list[Shard]) -> Iterator[Hashes]:
+    """Yield the digests of one band of all documents at a time."""
+    bands = workspace.spec.deduplication.bands
+    for band in range(bands):
+        report({"done": band, "total": bands})
+        yield np.concatenate(
+            [
+                workspace.column(f"signatures/{s.number:05d}/bands", np.uint64, band * s.documents, s.documents)
+                for s in shards
+            ]
+        )
+
+
+def _split_policy(workspace: Workspace) -> SplitPolicy:
+    holdout = workspace.spec.holdout
+    return SplitPolicy(holdout.fraction, holdout.minimum_documents, holdout.maximum_documents, holdout.seed)
+
+
+def _by_rule(duplicates: Duplicates) -> dict[str, int]:
+    return {f"duplicate_{kind}": int((duplicates.rules == rule).sum()) for rule, kind in KINDS.items()}
+
+
+def _write_pairs(workspace: Workspace, shards: list[Shard], duplicates: Duplicates) -> None:
+    """Write which document was dropped for which, with an estimate of how similar they are."""
+    dropped = np.flatnonzero(~duplicates.stays)
+    kept = duplicates.kept[dropped]
+    rules = workspace.spec.deduplication
+    sketches = np.concatenate([_column(workspace, s, "sketch", np.uint8).reshape(s.documents, -1) for s in shards])
+    similarity = estimate_similarity(sketches[dropped], sketches[kept], rules.bands * rules.rows)
+    similarity[duplicates.rules[dropped] == DuplicateRule.EXACT_TEXT] = 1.0
+    identities = pa.concat_tables(
+        [open_shard(workspace.store, shard.key).read(columns=["id", "url"]) for shard in shards]
+    )
+    ours, theirs = identities.take(pa.array(dropped)), identities.take(pa.array(kept))
+    table = pa.table(
+        {
+            "document_id": ours["id"],
+            "kept_document_id": theirs["id"],
+            "kind": pa.array([KINDS[DuplicateRule(rule)] for rule in duplicates.rules[dropped]], pa.string()),
+            "similarity": pa.array(similarity),
+            "url": ours["url"],
+            "kept_url": theirs["url"],
+        }
+    )
+    with workspace.store.open_write(f"{workspace.context.prefix}/{DUPLICATES_FILE}") as sink:
+        pq.write_table(table, sink, compression="zstd")

@@ -1,0 +1,69 @@
+"""Tokens of one dataset shard, sorted by split, source and seeded order, so that output shards read ranges of them."""
+
+from typing import Any
+
+import numpy as np
+from longhaul_core.engine import report
+
+from longhaul_corpus.adapters.steps.decontaminate import read_verdicts
+from longhaul_corpus.adapters.steps.texts import read_texts
+from longhaul_corpus.adapters.tokenizer_store import load_tokenizer
+from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
+from longhaul_corpus.domain.ordering import SHUFFLE, order_keys
+from longhaul_corpus.domain.outcomes import Outcome
+from longhaul_corpus.domain.tokenizer import Encoder
+
+
+def tokenise_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Write the token ids of the shard's kept documents; returns how many."""
+    shard = workspace.shards()[item["shard"]]
+    stored = load_tokenizer(workspace.store, item["manifest_key"], item["manifest_digest"])
+    encoder = Encoder(stored.tokenizer, stored.end_of_text)
+    outcomes = workspace.column("documents/final", np.uint8, shard.offset, shard.documents)
+    tokens, rows, text_bytes = _encode(workspace, shard, encoder, outcomes)
+    index = _index(workspace, shard, outcomes, rows)
+    order = np.lexsort((rows, index["key"], index["group"]))
+    sizes = np.array([len(ids) for ids in tokens], dtype=np.int64)
+    folder = f"tokens/{shard.number:05d}"
+    empty = np.empty(0, dtype=encoder.dtype)
+    workspace.put_column(f"{folder}/ids", np.concatenate([empty, *(tokens[place] for place in order)]))
+    workspace.put_arrays(
+        f"{folder}/index.npz",
+        {
+            "group": index["group"][order],
+            "key": index["key"][order],
+            "tokens": sizes[order],
+            "bytes": np.array(text_bytes, dtype=np.int64)[order],
+        },
+    )
+    return {"documents": len(rows), "tokens": int(sizes.sum())}
+
+
+def group_number(source: int, valid: bool) -> int:
+    """Number of the (split, source) pair that a document belongs to."""
+    return 2 * source + int(valid)
+
+
+def _encode(
+    workspace: Workspace, shard: Shard, encoder: Encoder, outcomes: Array
+) -> tuple[list[Array], Array, list[int]]:
+    """Encode the kept documents; returns their tokens, rows in the shard, and bytes of text."""
+    _, cut = read_verdicts(workspace)
+    tokens: list[Array] = []
+    rows: list[int] = []
+    text_bytes: list[int] = []
+    for ordinals, texts in read_texts(workspace, shard, outcomes <= Outcome.VALID, cut):
+        tokens += encoder.documents(texts)
+        rows += (ordinals - shard.offset).tolist()
+        text_bytes += [len(text.encode("utf-8", "surrogatepass")) for text in texts]
+        report({"done": rows[-1] + 1, "total": shard.documents})
+    return tokens, np.array(rows, dtype=np.int64), text_bytes
+
+
+def _index(workspace: Workspace, shard: Shard, outcomes: Array, rows: Array) -> dict[str, Array]:
+    sources = workspace.column("documents/source", np.uint16, shard.offset, shard.documents)[rows].astype(np.int64)
+    content = workspace.column("documents/content", np.uint64, shard.offset, shard.documents)[rows]
+    return {
+        "group": 2 * sources + (outcomes[rows] == Outcome.VALID),
+        "key": order_keys(content, workspace.spec.shuffle_seed, SHUFFLE),
+    }

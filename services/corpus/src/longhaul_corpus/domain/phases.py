@@ -1,0 +1,103 @@
+"""Phases of a build, in order, and the work items of each from the results of those before."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from longhaul_corpus.domain.spec import BuildSpec
+
+Items = list[dict[str, Any]]
+Results = Mapping[str, Sequence[dict[str, Any]]]
+
+
+class Phase(StrEnum):
+    """A phase begins when the one before is finished; items of one phase are independent."""
+
+    PREPARE = "prepare"
+    SIGNATURES = "signatures"
+    DEDUPLICATE = "deduplicate"
+    EVALUATION = "evaluation"
+    DECONTAMINATE = "decontaminate"
+    SETTLE = "settle"
+    TOKENIZER = "tokenizer"
+    TOKENISE = "tokenise"
+    LAYOUT = "layout"
+    SHUFFLE = "shuffle"
+    COMMIT = "commit"
+
+
+PHASES: tuple[Phase, ...] = tuple(Phase)
+SHARE = {
+    Phase.PREPARE: 0.01,
+    Phase.SIGNATURES: 0.12,
+    Phase.DEDUPLICATE: 0.04,
+    Phase.EVALUATION: 0.03,
+    Phase.DECONTAMINATE: 0.10,
+    Phase.SETTLE: 0.02,
+    Phase.TOKENIZER: 0.35,
+    Phase.TOKENISE: 0.25,
+    Phase.LAYOUT: 0.01,
+    Phase.SHUFFLE: 0.04,
+    Phase.COMMIT: 0.03,
+}
+"""Measured share of a build's time, for one progress bar over phases of unlike units."""
+
+
+def next_phase(phase: Phase) -> Phase | None:
+    """The phase after, None after the last."""
+    place = PHASES.index(phase) + 1
+    return PHASES[place] if place < len(PHASES) else None
+
+
+def signature_items(keys: Sequence[str]) -> Items:
+    """Items of the first phase over dataset shards: one a file."""
+    return [{"shard": number, "key": key} for number, key in enumerate(keys)]
+
+
+def phase_items(phase: Phase, spec: BuildSpec, results: Results) -> Items:
+    """Items of a phase after the signatures, from the results of the earlier ones."""
+    if phase is Phase.DEDUPLICATE:
+        return [{"shards": list(results[Phase.SIGNATURES])}]
+    if phase is Phase.EVALUATION:
+        return [{"tasks": _one(results, Phase.PREPARE)["tasks"]}]
+    if phase is Phase.DECONTAMINATE:
+        return _shards(results) if _checked(spec, results) else []
+    if phase is Phase.SETTLE:
+        return [{"tasks": _tasks(results), "checked": _checked(spec, results)}]
+    if phase is Phase.TOKENISE:
+        identity = {name: _one(results, Phase.TOKENIZER)[name] for name in ("manifest_key", "manifest_digest")}
+        return [{**shard, **identity} for shard in _shards(results)]
+    if phase is Phase.SHUFFLE:
+        size = _one(results, Phase.TOKENIZER)["vocabulary_size"]
+        return [{**shard, "vocabulary_size": size} for shard in _one(results, Phase.LAYOUT)["shards"]]
+    if phase is Phase.COMMIT:
+        return [_everything(results)]
+    return [{}]
+
+
+def _everything(results: Results) -> dict[str, Any]:
+    return {
+        "deduplication": _one(results, Phase.DEDUPLICATE),
+        "evaluation": _one(results, Phase.EVALUATION),
+        "outcomes": _one(results, Phase.SETTLE),
+        "tokenizer": _one(results, Phase.TOKENIZER),
+        "layout": _one(results, Phase.LAYOUT),
+        "shards": list(results[Phase.SHUFFLE]),
+    }
+
+
+def _one(results: Results, phase: Phase) -> dict[str, Any]:
+    return results[phase][0]
+
+
+def _shards(results: Results) -> Items:
+    return [{"shard": number} for number in range(len(results[Phase.SIGNATURES]))]
+
+
+def _tasks(results: Results) -> Items:
+    return [{"name": task["name"]} for task in _one(results, Phase.EVALUATION)["tasks"]]
+
+
+def _checked(spec: BuildSpec, results: Results) -> bool:
+    """Whether there is anything to compare the training side with."""
+    return bool(spec.decontamination.ngram and _tasks(results))

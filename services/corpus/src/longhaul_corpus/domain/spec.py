@@ -1,0 +1,154 @@
+"""What a corpus build is asked to do, checked: plain values without defaults left open."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from longhaul_core.errors import InvalidArgument, Violation
+
+BYTE_ALPHABET = 256
+END_OF_TEXT = "<|endoftext|>"
+MAXIMUM_VOCABULARY = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Deduplication:
+    """Exact (text, URL) and near deduplication."""
+
+    exact: bool = True
+    url: bool = True
+    minhash: bool = True
+    ngram: int = 5
+    bands: int = 14
+    rows: int = 8
+    seed: int = 1
+    keep: Literal["longest", "first"] = "longest"
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values."""
+        for name, value, maximum in (("ngram", self.ngram, 64), ("bands", self.bands, 256), ("rows", self.rows, 64)):
+            if not 1 <= value <= maximum:
+                yield f"deduplication.{name}", f"{value} is not between 1 and {maximum}"
+
+
+@dataclass(frozen=True, slots=True)
+class Holdout:
+    """Held-out split by near-duplicate cluster."""
+
+    fraction: float = 0.02
+    minimum_documents: int = 1
+    maximum_documents: int = 0
+    seed: int = 0
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values."""
+        if not 0 < self.fraction < 1:
+            yield "holdout.fraction", f"{self.fraction} is not between 0 and 1"
+        if self.maximum_documents and self.maximum_documents < self.minimum_documents:
+            yield "holdout.maximum_documents", f"{self.maximum_documents} is below the minimum {self.minimum_documents}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decontamination:
+    """Removal of evaluation text from the training side; `ngram` 0 switches it off."""
+
+    ngram: int = 13
+    action: Literal["drop", "cut"] = "drop"
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values."""
+        if self.ngram and not 5 <= self.ngram <= 100:
+            yield "decontamination.ngram", f"{self.ngram} is neither 0 nor between 5 and 100 words"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTasks:
+    """Tasks made from held-out documents, and files of the user's own."""
+
+    bits_per_byte_documents: int = 0
+    cloze_questions: int = 0
+    cloze_choices: int = 4
+    files: tuple[str, ...] = ()
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values."""
+        if not 2 <= self.cloze_choices <= 26:
+            yield "evaluation_tasks.cloze_choices", f"{self.cloze_choices} is not between 2 and 26"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerTraining:
+    """How a tokenizer is trained; `maximum_bytes` 0 takes all text."""
+
+    vocabulary_size: int
+    algorithm: Literal["bpe"] = "bpe"
+    digits: Literal["individual", "none"] = "individual"
+    special_tokens: tuple[str, ...] = ()
+    end_of_text: str = END_OF_TEXT
+    maximum_bytes: int = 0
+
+    @property
+    def specials(self) -> tuple[str, ...]:
+        """Special tokens in order of their ids: the end of a document first."""
+        return (self.end_of_text, *(token for token in self.special_tokens if token != self.end_of_text))
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values."""
+        least = BYTE_ALPHABET + len(self.specials)
+        if not least <= self.vocabulary_size <= MAXIMUM_VOCABULARY:
+            yield (
+                "tokenizer.training.vocabulary_size",
+                f"{self.vocabulary_size} is not between {least} (bytes and special tokens) and {MAXIMUM_VOCABULARY}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureWeight:
+    """Weight of one source in the training mixture."""
+
+    source: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpec:
+    """A whole corpus build. Exactly one of `tokenizer` (a resource name) and `training` is set."""
+
+    datasets: tuple[str, ...]
+    deduplication: Deduplication = field(default_factory=Deduplication)
+    holdout: Holdout = field(default_factory=Holdout)
+    decontamination: Decontamination = field(default_factory=Decontamination)
+    evaluation_tasks: EvaluationTasks = field(default_factory=EvaluationTasks)
+    tokenizer: str = ""
+    training: TokenizerTraining | None = None
+    mixture: tuple[MixtureWeight, ...] = ()
+    sequence_length: int = 0
+    shuffle_seed: int = 0
+    shard_tokens: int = 1 << 26
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values, field by field."""
+        if not self.datasets:
+            yield "datasets", "at least one dataset is needed"
+        if bool(self.tokenizer) == (self.training is not None):
+            yield "tokenizer", "exactly one of a tokenizer's name and its training is needed"
+        for part in (self.deduplication, self.holdout, self.decontamination, self.evaluation_tasks, self.training):
+            if part is not None:
+                yield from part.violations()
+        names = [entry.source for entry in self.mixture]
+        for entry in self.mixture:
+            if not entry.weight > 0:
+                yield "mixture", f"the weight of source {entry.source!r} is {entry.weight}, not above 0"
+            if names.count(entry.source) > 1:
+                yield "mixture", f"source {entry.source!r} is named more than once"
+
+
+def check_spec(spec: BuildSpec) -> None:
+    """Raise InvalidArgument that names every wrong field."""
+    violations = list(dict.fromkeys(spec.violations()))
+    if violations:
+        raise InvalidArgument(
+            "; ".join(f"{field}: {description}" for field, description in violations),
+            reason="CORPUS_SPEC_INVALID",
+            violations=violations,
+        )

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from longhaul_core.db.failures import damaged, translate
-from longhaul_core.errors import InvalidArgument, ResourceExhausted
+from longhaul_core.db.failures import damaged, translate, unusable
+from longhaul_core.errors import InvalidArgument
 
 BUSY_TIMEOUT_MS = 10_000
 """How long SQLite waits for another process's write transaction."""
@@ -48,7 +48,7 @@ def open_engine(url: URL) -> Engine:
 
     Raises:
         FailedPrecondition: The SQLite file is damaged or cannot be used.
-        ResourceExhausted: The disk is full.
+        ResourceExhausted: Its disk is full.
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
@@ -80,9 +80,7 @@ def _open_sqlite(url: URL) -> Engine:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceExhausted(
-            f"cannot make the folder {path.parent}: {error.strerror}", reason="FOLDER_UNUSABLE"
-        ) from error
+        raise unusable(path, f"cannot make its folder: {error.strerror}") from error
     engine = create_engine(url, pool_size=POOL_SIZE, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

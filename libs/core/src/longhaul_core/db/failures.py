@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from longhaul_core.errors import FailedPrecondition, Internal, LonghaulError, ResourceExhausted, Unavailable
 
 _DAMAGED = ("malformed", "not a database", "file is encrypted")
+_UNUSABLE = ("disk is full", "unable to open", "readonly", "disk I/O error")
 _RETRIED_SQLSTATES = {"40001", "40P01"}
 """Serialization failure and deadlock: the transaction did nothing and may be run again."""
 _DISK_FULL_SQLSTATE = "53100"
@@ -55,6 +56,24 @@ def damaged(path: Path, detail: str) -> FailedPrecondition:
     )
 
 
+def unusable(path: Path, detail: str) -> LonghaulError:
+    """Return the error of an SQLite file that cannot be opened or written: its disk is full, or something else."""
+    free_bytes = _free_bytes(path)
+    if free_bytes is not None and ("is full" in detail or free_bytes < _NEARLY_FULL_BYTES):
+        return ResourceExhausted(
+            f"no space left for the database {path} ({free_bytes} bytes free)",
+            reason="DISK_FULL",
+            metadata={"path": str(path), "free_bytes": str(free_bytes)},
+            action="free space on this disk, then try again; what was committed is kept",
+        )
+    return FailedPrecondition(
+        f"the database {path} cannot be used: {detail}",
+        reason="DATABASE_UNUSABLE",
+        metadata={"path": str(path)},
+        action="see that this user may write the file and its folder, within the quota, and that the disk is sound",
+    )
+
+
 def display_url(url: URL) -> str:
     """Write a URL without its password."""
     return url.render_as_string(hide_password=True)
@@ -64,26 +83,14 @@ def _translate_sqlite(error: DBAPIError, path: Path) -> LonghaulError:
     text = _first_line(error)
     if any(mark in text for mark in _DAMAGED):
         return damaged(path, text)
-    if "disk is full" in text or ("disk I/O error" in text and _free_bytes(path) < _NEARLY_FULL_BYTES):
-        return ResourceExhausted(
-            f"no space left for the database {path} ({_free_bytes(path)} bytes free)",
-            reason="DISK_FULL",
-            metadata={"path": str(path), "free_bytes": str(_free_bytes(path))},
-            action="free space on this disk, then try again; what was committed is kept",
-        )
     if is_conflict(error):
         return Unavailable(
             f"the database {path} is held by another process",
             reason="DATABASE_BUSY",
             action="see whether another program has the file open",
         )
-    if "unable to open" in text or "readonly" in text or "disk I/O error" in text:
-        return FailedPrecondition(
-            f"the database {path} cannot be used: {text}",
-            reason="DATABASE_UNUSABLE",
-            metadata={"path": str(path)},
-            action="see that the file and its folder can be written by this user and that the disk is sound",
-        )
+    if any(mark in text for mark in _UNUSABLE):
+        return unusable(path, text)
     return Internal(f"database error in {path}: {text}", reason="DATABASE_ERROR")
 
 
@@ -100,8 +107,8 @@ def _first_line(error: DBAPIError) -> str:
     return (str(error.orig).strip().splitlines() or [""])[0]
 
 
-def _free_bytes(path: Path) -> int:
+def _free_bytes(path: Path) -> int | None:
     try:
         return shutil.disk_usage(path.parent).free
     except OSError:
-        return 0
+        return None

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from longhaul_core.db.dialects import database_now, insert_for
 from longhaul_core.db.schema import leases
-from longhaul_core.db.time import database_now
 from longhaul_core.errors import Aborted
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -91,10 +90,8 @@ def check_term(session: Session, name: str, term: int) -> None:
 
 def _locked(session: Session, name: str) -> Lease:
     """Return the lease's row, made where missing, locked until the transaction ends."""
-    on_sqlite = session.get_bind().dialect.name == "sqlite"
-    insert = sqlite.insert(leases) if on_sqlite else postgresql.insert(leases)
     vacant = {"name": name, "term": 0, "holder": "", "address": "", "expires_at": _NEVER}
-    session.execute(insert.values(vacant).on_conflict_do_nothing())
+    session.execute(insert_for(session, leases).values(vacant).on_conflict_do_nothing())
     found = session.execute(select(leases).where(leases.c.name == name).with_for_update()).one()
     return Lease(**found._mapping)
 

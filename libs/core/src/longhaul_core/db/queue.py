@@ -13,16 +13,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from longhaul_core.db.dialects import database_now, insert_for
 from longhaul_core.db.schema import work_items
-from longhaul_core.db.time import database_now
 from longhaul_core.errors import Aborted
 
 QUEUED, CLAIMED, DONE, FAILED = "queued", "claimed", "done", "failed"
-_INSERT_ROWS = 500
-"""Rows a statement; SQLite takes 32,766 parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +75,13 @@ def enqueue(session: Session, job: str, phase: str, items: Sequence[Mapping[str,
     """
     now = database_now(session)
     before = counts(session, job, phase).total
-    on_sqlite = session.get_bind().dialect.name == "sqlite"
-    for start in range(0, len(items), _INSERT_ROWS):
-        rows = [
-            {
-                "job": job,
-                "phase": phase,
-                "position": start + offset,
-                "payload": dict(payload),
-                "state": QUEUED,
-                "owner": "",
-                "term": 0,
-                "attempts": 0,
-                "available_at": now,
-                "error": "",
-            }
-            for offset, payload in enumerate(items[start : start + _INSERT_ROWS])
-        ]
-        statement = sqlite.insert(work_items) if on_sqlite else postgresql.insert(work_items)
-        session.execute(statement.values(rows).on_conflict_do_nothing())
+    fixed = {"job": job, "phase": phase, "state": QUEUED, "owner": "", "term": 0, "attempts": 0, "error": ""}
+    rows = [
+        {**fixed, "position": position, "payload": dict(payload), "available_at": now}
+        for position, payload in enumerate(items)
+    ]
+    if rows:
+        session.execute(insert_for(session, work_items).on_conflict_do_nothing(), rows)
     return counts(session, job, phase).total - before
 
 

@@ -1,0 +1,162 @@
+"""What tests of all parts share: free ports, programs of the system, a PostgreSQL server, and a clean end."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+SESSION_VARIABLE = "PYTEST_LONGHAUL_SESSION"
+"""Stands in the environment of every process that these tests start, so that none is overlooked."""
+
+PROGRAM_FOLDERS = {"postgres": "/usr/lib/postgresql/*/bin"}
+"""Where Debian keeps programs that it leaves out of PATH."""
+
+_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""Processes of Python itself, which end with this one."""
+
+
+def find_program(name: str) -> Path | None:
+    """Return the newest installed program of a name, or None."""
+    if name in PROGRAM_FOLDERS:
+        found = sorted(Path("/").glob(f"{PROGRAM_FOLDERS[name][1:]}/{name}"), key=_version)
+        return found[-1] if found else None
+    path = shutil.which(name)
+    return Path(path) if path else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs_program"):
+        for name in marker.args:
+            if find_program(name) is None:
+                missing = f"the program {name!r} is not installed"
+                if os.environ.get("LONGHAUL_REQUIRE_PROGRAMS") == "1":
+                    pytest.fail(missing, pytrace=False)
+                pytest.skip(missing)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left_behind() -> Iterator[None]:
+    """Fail the session if a process that a test started outlives the tests; end it all the same."""
+    yield
+    deadline = time.monotonic() + 5
+    while (left := _processes_of_session()) and time.monotonic() < deadline:
+        psutil.wait_procs(left, timeout=0.2)
+    if left:
+        described = [" ".join(process.cmdline())[:200] for process in left if process.is_running()]
+        for process in left:
+            process.kill()
+        pytest.fail(f"processes left behind: {described}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server of this session on loopback; the URL has no database. For tests that need postgres."""
+    program = find_program("postgres")
+    assert program is not None, "mark the test with needs_program('postgres')"
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    folder = Path(tempfile.mkdtemp(prefix="longhaul-pg-", dir="/tmp"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, user)
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        data, port = folder / "data", _free_port()
+        options = ["--username=longhaul", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        _run_as(user, [str(program.with_name("initdb")), "-D", str(data), *options])
+        settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}", "fsync=off"]
+        arguments = [part for setting in settings for part in ("-c", setting)]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [str(program), "-D", str(data), *arguments], stdout=log, stderr=log, cwd="/", **_as_user(user)
+            )
+        url = f"postgresql://longhaul@127.0.0.1:{port}"
+        _await_postgres(url, server, folder / "log")
+        yield url
+    finally:
+        if server is not None:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database, dropped after the test."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield f"{postgres_server}/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in path.parts if part.isdecimal())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _as_user(user: str) -> dict[str, str]:
+    return {"user": user} if os.geteuid() == 0 else {}
+
+
+def _run_as(user: str, command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **_as_user(user))
+    assert done.returncode == 0, done.stderr
+
+
+def _await_postgres(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            psycopg.connect(f"{url}/postgres", connect_timeout=1).close()
+            return
+        except psycopg.OperationalError:
+            time.sleep(0.05)
+    raise AssertionError(f"PostgreSQL does not answer: {log.read_text()}")
+
+
+def _processes_of_session() -> list[psutil.Process]:
+    mark, own = os.environ[SESSION_VARIABLE], os.getpid()
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid == own or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            started_here = process.environ().get(SESSION_VARIABLE) == mark
+            if started_here and not any(helper in " ".join(process.cmdline()) for helper in _HELPERS):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found

@@ -1,0 +1,156 @@
+"""`longhaul datasets` and `longhaul tokenizers`."""
+
+from typing import Annotated
+
+import typer
+from longhaul.common.v1 import resource_pb2
+from longhaul.corpus.v1 import tokenizer_pb2
+from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
+
+from longhaul_client.cli.output import JsonOption, console, print_json, print_table
+from longhaul_client.cli.session import session_of
+from longhaul_client.formatting import age, quantity, short_name, size, state_name
+from longhaul_client.sdk import call, pages
+
+datasets_app = typer.Typer(no_args_is_help=True, help="Clean documents that ingest made.")
+tokenizers_app = typer.Typer(no_args_is_help=True, help="Tokenizers that corpus trained or imported.")
+
+NameArgument = Annotated[str, typer.Argument(help="Id or full name.", metavar="NAME")]
+
+
+@datasets_app.command("list")
+def list_datasets(context: typer.Context, json: JsonOption = False) -> None:
+    """List the datasets of the project, newest first.
+
+    Example: longhaul datasets list
+    """
+    session = session_of(context)
+    with session.client() as client:
+        request = dataset_pb2.ListDatasetsRequest(parent=session.parent)
+        found = list(pages(client.datasets.ListDatasets, request, "datasets"))
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (
+            short_name(dataset.metadata.name),
+            quantity(dataset.documents),
+            size(dataset.text_bytes),
+            dataset.shards,
+            dataset.digest[:12],
+            age(dataset.metadata.create_time),
+        )
+        for dataset in found
+    ]
+    print_table(["DATASET", ">DOCUMENTS", ">TEXT", ">SHARDS", "DIGEST", ">AGE"], rows, empty="no datasets")
+
+
+@datasets_app.command("show")
+def show_dataset(context: typer.Context, name: NameArgument, json: JsonOption = False) -> None:
+    """Show a dataset, and how many documents each rule dropped.
+
+    Example: longhaul datasets show my-data
+    """
+    session = session_of(context)
+    with session.client() as client:
+        full_name = session.resource(name, "datasets")
+        dataset = call(client.datasets.GetDataset, dataset_pb2.GetDatasetRequest(name=full_name))
+        ingestion = call(client.ingestions.GetIngestion, ingestion_pb2.GetIngestionRequest(name=dataset.ingestion))
+    if json:
+        print_json({"dataset": dataset, "ingestion": ingestion})
+        return
+    rows = [
+        ("documents", dataset.documents),
+        ("text", size(dataset.text_bytes)),
+        ("digest", dataset.digest),
+        ("manifest", dataset.manifest_key),
+        ("read", ingestion.status.documents_read),
+        ("dropped", ingestion.status.documents_dropped),
+        ("failed", ingestion.status.documents_failed),
+    ]
+    print_table(["DATASET", short_name(dataset.metadata.name)], rows, empty="")
+    console.print()
+    drops = [(drop.source, drop.rule, drop.documents) for drop in ingestion.status.drops]
+    print_table(["SOURCE", "RULE", ">DOCUMENTS"], drops, empty="nothing was dropped")
+    for damage in ingestion.status.damages:
+        console.print(f"[yellow]damage read around:[/] {damage}")
+
+
+@datasets_app.command("drops")
+def drops(
+    context: typer.Context,
+    name: NameArgument,
+    rule: Annotated[str, typer.Option(help="Only this rule.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Show samples of what each rule dropped.
+
+    Example: longhaul datasets drops my-data --rule gopher_quality.short_document
+    """
+    session = session_of(context)
+    with session.client() as client:
+        request = ingestion_pb2.ListDropSamplesRequest(name=session.resource(name, "ingestions"), rule=rule)
+        samples = list(pages(client.ingestions.ListDropSamples, request, "drop_samples"))
+    if json:
+        print_json(samples)
+        return
+    rows = [(sample.rule, sample.detail, sample.url, " ".join(sample.text.split())[:80]) for sample in samples]
+    print_table(["RULE", "DETAIL", "URL", "TEXT"], rows, empty="no samples")
+
+
+@tokenizers_app.command("list")
+def list_tokenizers(context: typer.Context, json: JsonOption = False) -> None:
+    """List the tokenizers of the project with their figures.
+
+    Example: longhaul tokenizers list
+    """
+    session = session_of(context)
+    with session.client() as client:
+        request = tokenizer_pb2.ListTokenizersRequest(parent=session.parent)
+        found = list(pages(client.tokenizers.ListTokenizers, request, "tokenizers"))
+    if json:
+        print_json(found)
+        return
+    rows = []
+    for tokenizer in found:
+        total = tokenizer.status.scores[-1] if tokenizer.status.scores else tokenizer_pb2.TokenizerScore()
+        rows.append(
+            (
+                short_name(tokenizer.metadata.name),
+                state_name(resource_pb2.JobState.Name(tokenizer.status.state), "JOB_STATE_"),
+                tokenizer.status.vocabulary_size,
+                f"{total.fertility:.3f}",
+                f"{total.continued_word_proportion:.1%}",
+                f"{total.bytes_per_token:.2f}",
+            )
+        )
+    columns = ["TOKENIZER", "STATE", ">ENTRIES", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"]
+    print_table(columns, rows, empty="no tokenizers")
+
+
+@tokenizers_app.command("show")
+def show_tokenizer(context: typer.Context, name: NameArgument, json: JsonOption = False) -> None:
+    """Show a tokenizer and its figures by source.
+
+    Example: longhaul tokenizers show my-data
+    """
+    session = session_of(context)
+    with session.client() as client:
+        request = tokenizer_pb2.GetTokenizerRequest(name=session.resource(name, "tokenizers"))
+        tokenizer = call(client.tokenizers.GetTokenizer, request)
+    if json:
+        print_json(tokenizer)
+        return
+    rows = [
+        ("entries", tokenizer.status.vocabulary_size),
+        ("end of text", tokenizer.status.end_of_text_id),
+        ("key", tokenizer.status.key),
+        ("digest", tokenizer.status.digest),
+    ]
+    print_table(["TOKENIZER", short_name(tokenizer.metadata.name)], rows, empty="")
+    console.print()
+    scores = [
+        (s.source, f"{s.fertility:.3f}", f"{s.continued_word_proportion:.1%}", f"{s.bytes_per_token:.2f}")
+        for s in tokenizer.status.scores
+    ]
+    print_table(["SOURCE", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"], scores, empty="not scored")

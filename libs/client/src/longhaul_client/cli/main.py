@@ -1,0 +1,79 @@
+"""The `longhaul` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import grpc
+import typer
+from longhaul_core.errors import LonghaulError
+from longhaul_core.rpc.client import from_rpc_error
+
+from longhaul_client.cli import checkpoints, data, evals, nodes, report, run, runs, up
+from longhaul_client.cli.exit_codes import ExitCode, exit_code_of
+from longhaul_client.cli.output import error_console, print_error
+from longhaul_client.cli.session import Session
+from longhaul_client.connection import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
+
+app = typer.Typer(
+    name="longhaul",
+    help="From raw text to a trained, evaluated language model, through months of faults.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    epilog="Example: `longhaul up --nodes 4`, then `longhaul run recipe.yaml`. Each command has `--help` with examples.",
+)
+
+
+@app.callback()
+def main_options(
+    context: typer.Context,
+    data_dir: Annotated[Path, typer.Option(envvar=DATA_DIR_VARIABLE, help="Folder of the local installation.")] = Path(
+        DEFAULT_DATA_DIR
+    ),
+    project: Annotated[str, typer.Option(envvar="LONGHAUL_PROJECT", help="Project of the resources.")] = "default",
+) -> None:
+    """Set what every command shares."""
+    context.obj = Session(data_dir=data_dir.absolute(), project=project)
+
+
+up.register(app)
+run.register(app)
+report.register(app)
+app.add_typer(runs.app, name="runs")
+app.add_typer(data.datasets_app, name="datasets")
+app.add_typer(data.tokenizers_app, name="tokenizers")
+app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(evals.app, name="evals")
+app.add_typer(nodes.app, name="nodes")
+
+
+def main() -> int:
+    """Run the command; errors are one message and a stable exit code, never a traceback."""
+    try:
+        result = app(standalone_mode=False)
+    except LonghaulError as error:
+        print_error(error)
+        return int(exit_code_of(error.code))
+    except grpc.RpcError as error:
+        failure = from_rpc_error(error)
+        print_error(failure)
+        return int(exit_code_of(failure.code))
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(ExitCode.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        error_console.print("interrupted; what was submitted goes on. `longhaul runs list` shows it")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return int(ExitCode.OK)
+    return int(result) if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -65,7 +65,7 @@ def _quotas(weights: Sequence[float]) -> Indices:
             violations=[("data.mixture", f"got {list(weights)}")],
         )
     wanted = share / share.sum() * BLOCK_SAMPLES
-    quotas = np.maximum(np.floor(wanted), (share > 0).astype(np.float64)).astype(np.int64)
+    quotas: Indices = np.maximum(np.floor(wanted), (share > 0).astype(np.float64)).astype(np.int64)
     remainder = wanted - quotas
     while (missing := BLOCK_SAMPLES - int(quotas.sum())) != 0:
         pick = np.argsort(-remainder if missing > 0 else remainder, kind="stable")[: abs(missing)]

@@ -122,7 +122,7 @@ def read_sequences(stream: TokenStream, sequences: Indices, length: int, *, docu
     """
     tokens, positions, crosses = stream.gather(sequences, length)
     if not document_masking:
-        return Batch(tokens[:, :-1], tokens[:, 1:], np.broadcast_to(np.arange(length), positions.shape))
+        return Batch(tokens[:, :-1], tokens[:, 1:], np.tile(np.arange(length), (len(tokens), 1)))
     return Batch(tokens[:, :-1], np.where(crosses, IGNORED_LABEL, tokens[:, 1:]), positions)
 
 

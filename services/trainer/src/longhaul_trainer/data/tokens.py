@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from longhaul_core.errors import DataLoss
@@ -81,7 +82,7 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _map(path: Path, dtype: DTypeLike) -> NDArray[np.unsignedinteger]:  # type: ignore[type-arg]
+def _map(path: Path, dtype: DTypeLike) -> NDArray[Any]:
     kind = np.dtype(dtype).newbyteorder("<")
     size = path.stat().st_size
     if size % kind.itemsize:

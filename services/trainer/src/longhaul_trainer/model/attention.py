@@ -34,7 +34,8 @@ class Attention(nn.Module):
             is_causal=mask is None,
             enable_gqa=self.heads != self.kv_heads,
         )
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return out
 
     def _split(self, projected: Tensor, heads: int) -> Tensor:
         batch, length, _ = projected.shape

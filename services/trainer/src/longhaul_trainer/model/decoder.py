@@ -29,7 +29,8 @@ class Block(nn.Module):
     def forward(self, hidden: Tensor, rotation: Rotation, mask: Tensor | None) -> Tensor:
         """Adds both parts to the residual stream. hidden: [B, T, C]."""
         hidden = hidden + self.self_attn(self.input_layernorm(hidden), rotation, mask)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        out: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return out
 
 
 class Decoder(nn.Module):

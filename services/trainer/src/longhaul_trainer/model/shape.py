@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from longhaul_core.errors import InvalidArgument
+from longhaul_core.recipe import TrainerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,29 @@ class DecoderShape:
         if self.heads % self.kv_heads:
             wrong.append(("model.kv_heads", f"{self.kv_heads} does not divide heads {self.heads}"))
         return wrong
+
+    @classmethod
+    def resolve(cls, config: TrainerConfig, vocabulary_size: int) -> DecoderShape:
+        """The shape of a configuration on a token set with so many tokens in its vocabulary."""
+        model = config.model
+        if model.vocabulary_size and model.vocabulary_size < vocabulary_size:
+            raise InvalidArgument(
+                f"The token set uses {vocabulary_size} token ids; the model has {model.vocabulary_size}",
+                violations=[("model.vocabulary_size", f"must be at least {vocabulary_size}, or 0 to follow the data")],
+            )
+        return cls(
+            vocabulary_size=model.vocabulary_size or vocabulary_size,
+            hidden_size=model.hidden_size,
+            layers=model.layers,
+            heads=model.heads,
+            kv_heads=model.kv_heads,
+            ffn_size=model.ffn_size,
+            context_length=config.data.sequence_length,
+            rope_theta=model.rope_theta,
+            norm_epsilon=model.norm_epsilon,
+            tied_embeddings=model.tied_embeddings,
+            init_std=model.init_std,
+        )
 
     @property
     def head_size(self) -> int:

@@ -12,4 +12,4 @@ def local_slice(tensor: Tensor) -> tuple[Tensor, int]:
     if not isinstance(tensor, DTensor):
         return tensor.detach(), 0
     _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tensor.detach().to_local(), (offset[0] if offset else 0)
+    return tensor.to_local().detach(), (offset[0] if offset else 0)

@@ -1,0 +1,111 @@
+"""A part of a checkpoint as it lies in the store: the bytes of a safetensors file, laid out once, filled at each save.
+
+Tensors are copied from the device straight into their place in the file's image, so that nothing is serialised later.
+Global shape and first row of each tensor stand in the file's metadata under ``longhaul.slices``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from longhaul_core.errors import DataLoss
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from longhaul_trainer.checkpoint.slices import TensorSlice
+
+SLICES_KEY = "longhaul.slices"
+_ALIGNMENT = 64
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
+
+
+class PartImage:
+    """Host memory that holds one part; pinned where the tensors live on a GPU."""
+
+    def __init__(self, name: str, slices: Sequence[TensorSlice]) -> None:
+        self.name = name
+        ordered = sorted(slices, key=lambda part: (-part.local.element_size(), part.name))
+        header, offsets, size = _layout(ordered)
+        pinned = any(part.local.is_cuda for part in ordered)
+        self._image = torch.empty(len(header) + size, dtype=torch.uint8, pin_memory=pinned)
+        self._image[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        self._sources = [part.local for part in ordered]
+        self._places = [
+            self._image[len(header) + begin : len(header) + end].view(part.local.dtype).view(part.local.shape)
+            for part, (begin, end) in zip(ordered, offsets, strict=True)
+        ]
+
+    def fill(self) -> None:
+        """Copies the tensors' present values; returns when they have arrived."""
+        for place, source in zip(self._places, self._sources, strict=True):
+            place.copy_(source, non_blocking=True)
+        if any(source.is_cuda for source in self._sources):
+            torch.cuda.current_stream().synchronize()
+
+    @property
+    def data(self) -> memoryview:
+        """The file's bytes."""
+        return self._image.numpy().data
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSlice:
+    """Rows of a tensor as read from a part."""
+
+    name: str
+    values: Tensor
+    shape: tuple[int, ...]
+    offset: int
+
+
+def parse_part(key: str, data: bytes) -> list[StoredSlice]:
+    """Tensors of a part whose digest was verified.
+
+    Raises:
+        DataLoss: it is no safetensors file of ours (PART_MALFORMED).
+    """
+    try:
+        length = struct.unpack_from("<Q", data)[0]
+        described = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][SLICES_KEY])
+        tensors = load(data)
+        return [
+            StoredSlice(name, tensors[name], tuple(entry["shape"]), int(entry["offset"]))
+            for name, entry in described.items()
+        ]
+    except (SafetensorError, struct.error, KeyError, TypeError, ValueError) as error:
+        raise DataLoss(
+            f"Checkpoint part {key} is not a file of tensor shards: {error}",
+            reason="PART_MALFORMED",
+            metadata={"key": key},
+            action="resume from an earlier checkpoint",
+        ) from error
+
+
+def _layout(slices: Sequence[TensorSlice]) -> tuple[bytes, list[tuple[int, int]], int]:
+    described = {part.name: {"shape": list(part.shape), "offset": part.offset} for part in slices}
+    header: dict[str, object] = {"__metadata__": {SLICES_KEY: json.dumps(described)}}
+    offsets, end = [], 0
+    for part in slices:
+        begin, end = end, end + part.local.numel() * part.local.element_size()
+        offsets.append((begin, end))
+        header[part.name] = {
+            "dtype": _DTYPES[part.local.dtype],
+            "shape": list(part.local.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    padded = text + b" " * (-(len(text) + 8) % _ALIGNMENT)
+    return struct.pack("<Q", len(padded)) + padded, offsets, end

@@ -1,0 +1,210 @@
+"""Saves without holding up the step.
+
+The step only starts the copy to host memory and, before the next update, waits for its end. A background thread then
+digests and uploads each part, and rank 0 commits. While an upload is under way no other begins: a save that falls due
+is put off to the next step at which every rank is free, so that a store that is away delays checkpoints, not training.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from longhaul_core.errors import FailedPrecondition, LonghaulError
+from longhaul_core.manifests import Part, put_part
+from longhaul_core.objects import ObjectStore
+
+from longhaul_trainer.checkpoint.catalogue import Catalogue, Commit, Reservation
+from longhaul_trainer.checkpoint.part_file import PartImage
+from longhaul_trainer.checkpoint.patience import GaveUp, Patience
+from longhaul_trainer.checkpoint.receipts import Receipt, Receipts
+from longhaul_trainer.checkpoint.trainer_state import TRAINER_STATE_FILE, TrainerState
+
+UPLOAD_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A commit that rank 0 saw. Times in seconds."""
+
+    name: str
+    step: int
+    stall_seconds: float
+    write_seconds: float
+
+
+class SaveListener(Protocol):
+    """Hears how saving goes; called from the background thread."""
+
+    def checkpoint_committed(self, saved: Saved) -> None:
+        """The checkpoint is visible."""
+        ...
+
+    def checkpoint_delayed(self, step: int, error: Exception) -> None:
+        """A try failed; another follows."""
+        ...
+
+    def checkpoint_failed(self, step: int, error: Exception) -> None:
+        """This checkpoint was given up."""
+        ...
+
+
+@dataclass(slots=True)
+class _Save:
+    state: TrainerState
+    staged: threading.Event
+    started: float
+    stall_seconds: float = 0.0
+    delays: int = 0
+
+
+class Saver:
+    """Asynchronous checkpoints of one rank."""
+
+    def __init__(
+        self,
+        images: Sequence[PartImage],
+        store: ObjectStore,
+        receipts: Receipts,
+        listener: SaveListener,
+        *,
+        rank: int,
+        ranks: int,
+        catalogue: Catalogue | None,
+        upload_seconds: float = UPLOAD_SECONDS,
+    ) -> None:
+        self._images = images
+        self._store = store
+        self._receipts = receipts
+        self._listener = listener
+        self._rank, self._ranks = rank, ranks
+        self._catalogue = catalogue
+        self._upload_seconds = upload_seconds
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._stop = threading.Event()
+        self._present: tuple[_Save, Future[bool]] | None = None
+        self.superseded = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is still on its way."""
+        return self._present is not None and not self._present[1].done()
+
+    def start(self, state: TrainerState) -> None:
+        """Begins to save the tensors as they are now; they must not change before ``join_staging`` returns."""
+        assert not self.busy
+        save = _Save(state, threading.Event(), time.monotonic())
+        self._present = (save, self._thread.submit(self._run, save))
+
+    def join_staging(self) -> float:
+        """Waits until the tensors may change again; returns the seconds waited."""
+        if self._present is None or self._present[0].staged.is_set():
+            return 0.0
+        save = self._present[0]
+        started = time.perf_counter()
+        save.staged.wait()
+        save.stall_seconds += (waited := time.perf_counter() - started)
+        return waited
+
+    def finish(self, seconds: float) -> bool:
+        """Waits for the present save, at most so long; returns whether it was committed (on rank 0) or written."""
+        if self._present is None:
+            return True
+        try:
+            return self._present[1].result(timeout=seconds)
+        except TimeoutError:
+            return False
+
+    def close(self) -> None:
+        """Gives up what is not written yet."""
+        self._stop.set()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, save: _Save) -> bool:
+        with torch.no_grad():
+            try:
+                for image in self._images:
+                    image.fill()
+            finally:
+                save.staged.set()
+        step = save.state.step
+        patience = Patience(time.monotonic() + self._upload_seconds, self._stop, self._notice(save))
+        try:
+            if self._catalogue is None:
+                self._write_parts(save, patience)
+            else:
+                self._lead(save, patience, self._catalogue)
+        except (LonghaulError, OSError, RuntimeError) as error:
+            self.superseded |= isinstance(error, FailedPrecondition) and error.reason == "STALE_EPOCH"
+            self._listener.checkpoint_failed(step, error)
+            return False
+        return True
+
+    def _write_parts(self, save: _Save, patience: Patience) -> None:
+        """Other ranks: upload below the announced prefix, then say what was written."""
+        step = save.state.step
+        prefix = self._receipts.prefix(step, patience.deadline, self._stop)
+        if not prefix:
+            raise GaveUp("rank 0 gave this checkpoint up")
+        try:
+            receipt = Receipt(parts=tuple(self._upload(prefix, patience)))
+        except (LonghaulError, OSError) as error:
+            self._receipts.hand_in(step, self._rank, Receipt(failure=str(error)))
+            raise
+        self._receipts.hand_in(step, self._rank, receipt)
+
+    def _lead(self, save: _Save, patience: Patience, catalogue: Catalogue) -> None:
+        """Rank 0: reserve, upload, collect all receipts, commit."""
+        state = save.state
+        try:
+            reservation = patience.persist(lambda: catalogue.begin(state.step, state.epoch, self._ranks))
+        except LonghaulError:
+            self._receipts.announce(state.step, "")
+            raise
+        self._receipts.announce(state.step, reservation.prefix)
+        parts = self._upload(reservation.prefix, patience)
+        key = f"{reservation.prefix.rstrip('/')}/{TRAINER_STATE_FILE}"
+        document = state.model_dump_json(indent=1).encode()
+        parts.append(patience.persist(lambda: put_part(self._store, key, document)))
+        self._receipts.hand_in(state.step, self._rank, Receipt(parts=tuple(parts)))
+        receipts = self._receipts.collect(state.step, self._ranks, patience.deadline, self._stop)
+        failures = [f"rank {rank}: {receipt.failure}" for rank, receipt in enumerate(receipts) if receipt.failure]
+        if failures:
+            raise GaveUp("; ".join(failures))
+        commit = _commit(reservation, state, [part for receipt in receipts for part in receipt.parts])
+        patience.persist(lambda: catalogue.commit(commit))
+        self._listener.checkpoint_committed(
+            Saved(reservation.name, state.step, save.stall_seconds, time.monotonic() - save.started)
+        )
+
+    def _upload(self, prefix: str, patience: Patience) -> list[Part]:
+        def put(image: PartImage) -> Callable[[], Part]:
+            return lambda: put_part(self._store, f"{prefix.rstrip('/')}/{image.name}", image.data)
+
+        return [patience.persist(put(image)) for image in self._images]
+
+    def _notice(self, save: _Save) -> Callable[[Exception], None]:
+        def delayed(error: Exception) -> None:
+            save.delays += 1
+            if save.delays == 1:
+                self._listener.checkpoint_delayed(save.state.step, error)
+
+        return delayed
+
+
+def _commit(reservation: Reservation, state: TrainerState, parts: Sequence[Part]) -> Commit:
+    metrics = {"loss": state.loss, "validation_loss": state.validation_loss}
+    return Commit(
+        name=reservation.name,
+        epoch=state.epoch,
+        parts=parts,
+        tokens=state.tokens,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+        parent=state.lineage.parent,
+        lineage={**state.lineage.model_dump(exclude={"parent"}), "sample_cursor": state.sample_cursor},
+    )

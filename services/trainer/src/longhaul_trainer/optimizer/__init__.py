@@ -1,0 +1,1 @@
+"""How parameters move: AdamW, its learning-rate schedule and gradient scaling."""

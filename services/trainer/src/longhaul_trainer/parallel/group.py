@@ -1,0 +1,113 @@
+"""The ranks of one epoch and the few numbers that they sum."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from longhaul_core.net import is_loopback, split_address
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=600)
+_STORE_TIMEOUT = timedelta(seconds=120)
+
+
+@dataclass(frozen=True, slots=True)
+class RankGroup:
+    """This process among the ranks of one epoch. A group that was never opened has no mesh."""
+
+    rank: int
+    size: int
+    device: torch.device
+    mesh: DeviceMesh | None = None
+    rendezvous: str = ""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sums each value over the ranks, in float64; the same bits on every rank."""
+        if self.size == 1:
+            return list(values)
+        vector = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(vector)
+        return [float(value) for value in vector.tolist()]
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """The same number of bytes from each rank, in rank order."""
+        if self.size == 1:
+            return [data]
+        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+        theirs = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(theirs, mine)
+        return [part.cpu().numpy().tobytes() for part in theirs]
+
+    def connect_store(self) -> Store:
+        """A connection of its own to the epoch's key-value store, for use in another thread."""
+        if self.size == 1:
+            return HashStore()
+        return _connect(self.rendezvous)
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of a local rank; ``auto`` takes a GPU where there is one."""
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def open_group(
+    rank: int, size: int, device: torch.device, *, rendezvous: str = "", listen_descriptor: int | None = None
+) -> RankGroup:
+    """Joins the other ranks through the epoch's rendezvous store.
+
+    Args:
+        rank: this process.
+        size: ranks of the epoch.
+        device: where tensors of the collectives live.
+        rendezvous: host:port of the store.
+        listen_descriptor: the store's listening socket, bound by the agent; given to rank 0 only.
+    """
+    store: Store = HashStore() if size == 1 else _open_store(rendezvous, listen_descriptor)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore("group", store),
+        rank=rank,
+        world_size=size,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
+    )
+    mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("data",))
+    return RankGroup(rank, size, device, mesh, rendezvous)
+
+
+def close_group(group: RankGroup) -> None:
+    """Leaves the group."""
+    if group.mesh is not None:
+        dist.destroy_process_group()
+
+
+def _open_store(rendezvous: str, listen_descriptor: int | None) -> Store:
+    host, port = split_address(rendezvous)
+    if is_loopback(host):
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    if listen_descriptor is None:
+        return _connect(rendezvous)
+    return TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listen_descriptor, timeout=_STORE_TIMEOUT
+    )
+
+
+def _connect(rendezvous: str) -> Store:
+    host, port = split_address(rendezvous)
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_STORE_TIMEOUT)
+
+
+def digest_bytes(tensor: Tensor) -> bytes:
+    """Contents of a tensor as bytes, for comparing it with other ranks'."""
+    return tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()

@@ -2,9 +2,8 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import grpc
 import typer
 from longhaul_core.errors import LonghaulError
@@ -16,6 +15,9 @@ from longhaul_client.cli.output import error_console, print_error
 from longhaul_client.cli.session import Session
 from longhaul_client.connection import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
 
+# typer carries a click of its own and exports only some of its errors; this is the parent of those of usage.
+UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     name="longhaul",
     help="From raw text to a trained, evaluated language model, through months of faults.",
@@ -23,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    epilog="Example: `longhaul up --nodes 4`, then `longhaul run recipe.yaml`. Each command has `--help` with examples.",
+    epilog="Example: `longhaul up --nodes 4`, then `longhaul run recipe.yaml`. Each command has examples in `--help`.",
 )
 
 
@@ -61,12 +63,12 @@ def main() -> int:
         failure = from_rpc_error(error)
         print_error(failure)
         return int(exit_code_of(failure.code))
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
         return int(ExitCode.USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         error_console.print("interrupted; what was submitted goes on. `longhaul runs list` shows it")
         return int(ExitCode.INTERRUPTED)
     except BrokenPipeError:

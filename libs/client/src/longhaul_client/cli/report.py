@@ -1,6 +1,5 @@
 """`longhaul report`."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ def report(
         page = render(collect(client, session.resource(run, "trainingRuns")))
     temporary = output.with_name(f".{output.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, output)
+    temporary.replace(output)
     console.print(f"report: {output}")
 
 

@@ -96,7 +96,7 @@ def run(
             )
         else:
             summary.print_summary(client, pipeline, state)
-            console.print(f"\nnext: longhaul report {document.name if not name else name} -o report.html")
+            console.print(f"\nnext: longhaul report {name or document.name} -o report.html")
     if not state.succeeded:
         raise typer.Exit(ExitCode.FAILED)
 

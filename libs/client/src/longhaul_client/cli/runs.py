@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from longhaul.corpus.v1 import corpus_build_pb2
 from longhaul.training.v1 import training_run_pb2
+from rich.markup import escape
 
 from longhaul_client.cli import summary
 from longhaul_client.cli.exit_codes import ExitCode
@@ -163,7 +164,7 @@ def logs(
                     print_json_line(line)
                     continue
                 who = f"rank {line.rank}" if line.rank >= 0 else "agent"
-                console.print(f"[dim]{who:>7} e{line.epoch}[/] {line.text.replace('[', r'\[')}")
+                console.print(f"[dim]{who:>7} e{line.epoch}[/]", escape(line.text))
 
 
 @app.command("metrics")

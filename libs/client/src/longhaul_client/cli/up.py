@@ -4,7 +4,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from longhaul_client.cli.exit_codes import ExitCode
@@ -31,7 +30,7 @@ def up(
     workers: Annotated[int, typer.Option(min=0, help="Worker processes of ingest and of corpus; 0: one a core.")] = 0,
     scenario: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="What the GPU exporter plays; default: all is well."),
+        typer.Option(exists=True, dir_okay=False, help="What the GPU exporter plays; else all is well."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -49,11 +48,8 @@ def up(
         workers=workers,
         scenario=str(scenario.absolute()) if scenario else "",
     )
-    given = frozenset(
-        name
-        for name in ("port_base", "nodes", "gpus_per_node", "workers", "scenario")
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
-    )
+    sources = {name: context.get_parameter_source(name) for name in asdict(options)}
+    given = frozenset(name for name, source in sources.items() if source is not None and source.name != "DEFAULT")
     layout, ran_already = control.up(session.data_dir, options, given=given)
     if json:
         print_json({"already_running": ran_already, "addresses": layout.addresses, "metrics": layout.metrics_addresses})
@@ -93,17 +89,10 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
 
 
 def _print_processes(rows: list[control.ProcessStatus]) -> None:
+    states = {(True, True): "serving", (True, False): "not serving"}
     print_table(
         ["NAME", "STATE", "ADDRESS", ">PID"],
-        [
-            (
-                row.name,
-                "serving" if row.serving else "not serving" if row.alive else "dead",
-                row.address,
-                row.pid or "-",
-            )
-            for row in rows
-        ],
+        [(row.name, states.get((row.alive, row.serving), "dead"), row.address, row.pid or "-") for row in rows],
         empty="no processes",
     )
 

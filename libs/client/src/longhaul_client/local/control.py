@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from longhaul_core.errors import FailedPrecondition, Unavailable
 
 from longhaul_client.local import processes
-from longhaul_client.local.layout import SERVICES, Layout, UpOptions, load_layout, new_layout
+from longhaul_client.local.layout import SERVICES, Layout, ProcessMark, UpOptions, load_layout, new_layout
 from longhaul_client.local.lock import in_use, lock_holder
 from longhaul_client.local.ports import check_ports, free_port_base
 from longhaul_client.local.scenario import write_healthy_scenario
@@ -78,7 +78,7 @@ def down(data_dir: Path) -> bool:
     return ran
 
 
-async def _stop_each(marks: list[processes.ProcessMark]) -> None:
+async def _stop_each(marks: list[ProcessMark]) -> None:
     await asyncio.gather(*(processes.stop_process(mark, grace_seconds=10.0) for mark in marks))
 
 

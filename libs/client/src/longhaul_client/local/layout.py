@@ -1,7 +1,6 @@
 """What `longhaul up` runs on this machine: addresses, folders, pretend nodes; kept in the data folder."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +70,7 @@ class Layout:
         target = layout_file(self.data_dir)
         temporary = target.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1))
-        os.replace(temporary, target)
+        temporary.replace(target)
 
 
 @dataclass(frozen=True, slots=True)

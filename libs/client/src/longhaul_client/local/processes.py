@@ -80,7 +80,8 @@ async def stop_process(mark: ProcessMark, *, grace_seconds: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(mark.pid, signal_number)
         deadline = asyncio.get_running_loop().time() + patience
-        while is_alive(mark) and asyncio.get_running_loop().time() < deadline:
+        # Not our child, so there is no exit to wait for: it is looked at.
+        while is_alive(mark) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

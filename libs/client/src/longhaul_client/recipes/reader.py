@@ -41,7 +41,7 @@ def parse_recipe(text: str, *, origin: str, folder: Path) -> Recipe:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise _syntax_error(error, origin) from error
-    if not isinstance(content, dict):
+    if node is None or not isinstance(content, dict):
         raise InvalidArgument(f"{origin}: a recipe is a mapping of keys to values", reason="RECIPE_INVALID")
     try:
         recipe = Recipe.model_validate(content)

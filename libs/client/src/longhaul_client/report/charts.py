@@ -4,7 +4,7 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 WIDTH, HEIGHT = 720, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 34
@@ -221,9 +221,7 @@ def _thin(series: Series) -> Series:
     for start in range(0, len(series.x), bucket):
         members = range(start, min(start + bucket, len(series.x)))
         kept += sorted({min(members, key=lambda i: series.y[i]), max(members, key=lambda i: series.y[i])})
-    return Series(
-        series.name, [series.x[i] for i in kept], [series.y[i] for i in kept], series.colour, dots=series.dots
-    )
+    return replace(series, x=[series.x[i] for i in kept], y=[series.y[i] for i in kept])
 
 
 def _number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from longhaul.common.v1 import resource_pb2
 from longhaul.evaluation.v1 import evaluation_pb2
@@ -215,7 +216,7 @@ def funnel(data: ReportData) -> str:
         losses += [
             Bar("duplicate", build.documents_duplicate, f"{build.documents_duplicate:,}", "s4"),
             Bar(
-                "shares text with an evaluation",
+                "in an evaluation",
                 build.documents_contaminated,
                 f"{build.documents_contaminated:,}",
                 "s4",
@@ -274,7 +275,7 @@ _STATE_COLOURS = {
 def _state_bars(data: ReportData) -> list[Bar]:
     changes = [event for event in data.events if event.type == "STATE_CHANGED" and "to" in event.data]
     bars = []
-    for event, following in zip(changes, changes[1:], strict=False):
+    for event, following in pairwise(changes):
         state = str(event.data["to"]).lower().replace("_", " ")
         seconds = _seconds(following) - _seconds(event)
         bars.append(Bar(state, seconds, duration(seconds), _STATE_COLOURS.get(state, "s1")))

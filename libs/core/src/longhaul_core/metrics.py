@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 from collections.abc import Sequence
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,8 +15,9 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
+    make_wsgi_app,
 )
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from longhaul_core.errors import FailedPrecondition
 from longhaul_core.net import join_address, split_address
@@ -83,13 +85,30 @@ class RpcMetrics:
         )
 
 
+_STOP_POLL_SECONDS = 0.1
+"""How soon the thread notices that it shall end."""
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Scrapes are not worth a line."""
+
+
+class _Server6(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
+
+
 class MetricsServer:
     """The HTTP server of /metrics, on a thread of its own."""
 
-    def __init__(self, server: WSGIServer, thread: threading.Thread, host: str) -> None:
-        self._server = server
-        self._thread = thread
-        self.address = join_address(host, server.server_port)
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        server_class = _Server6 if ":" in host else ThreadingWSGIServer
+        self._server = make_server(host, port, make_wsgi_app(registry), server_class, _QuietHandler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_STOP_POLL_SECONDS,), name="metrics", daemon=True
+        )
+        self.address = join_address(host, self._server.server_port)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop serving and free the port."""
@@ -106,10 +125,9 @@ def start_metrics_server(address: str, registry: CollectorRegistry) -> MetricsSe
     """
     host, port = split_address(address, "metrics_address")
     try:
-        server, thread = start_http_server(port, addr=host, registry=registry)
+        return MetricsServer(host, port, registry)
     except OSError as error:
         raise address_unusable(address, "metrics_address", error) from error
-    return MetricsServer(server, thread, host)
 
 
 def address_unusable(address: str, setting: str, error: OSError) -> FailedPrecondition:

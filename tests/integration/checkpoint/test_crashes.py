@@ -13,21 +13,20 @@ BEGIN_POINTS = [point for point in Point if point.startswith("begin.")]
 
 
 @pytest.mark.parametrize("point", BEGIN_POINTS)
-async def test_begin_killed_is_repeated(process, store, point):
+async def test_begin_killed_is_repeated(process, store, serve, point):
     process.start(failpoints=point)
     async with client_of(process, store) as client:
         with pytest.raises(LonghaulError):
             await client.begin(10)
     assert process.killed()
-    process.start()
-    async with client_of(process, store) as client:
+    async with serve() as client:
         assert await client.steps() == []
         await client.save(10)
         assert await client.steps() == [10]
 
 
 @pytest.mark.parametrize("point", COMMIT_POINTS)
-async def test_commit_killed_is_there_as_a_whole_or_not_at_all(process, store, point):
+async def test_commit_killed_is_there_as_a_whole_or_not_at_all(process, store, serve, point):
     process.start(failpoints=f"{point}:2")
     async with client_of(process, store) as client:
         await client.save(10)
@@ -36,9 +35,8 @@ async def test_commit_killed_is_there_as_a_whole_or_not_at_all(process, store, p
         with pytest.raises(LonghaulError):
             await client.commit(begun, parts)
     assert process.killed()
-    process.start()
     committed = point in {Point.COMMIT_AFTER_MANIFEST, Point.COMMIT_AFTER_RECORD}
-    async with client_of(process, store) as client:
+    async with serve() as client:
         assert await client.steps() == ([20, 10] if committed else [10])
         assert (await client.latest()).step == (20 if committed else 10)
         again = await client.commit(begun, parts)
@@ -48,7 +46,7 @@ async def test_commit_killed_is_there_as_a_whole_or_not_at_all(process, store, p
 
 
 @pytest.mark.parametrize("point", COLLECT_POINTS)
-async def test_retention_killed_is_finished_after_the_restart(process, store, point):
+async def test_retention_killed_is_finished_after_the_restart(process, store, serve, point):
     process.start(failpoints=point)
     async with client_of(process, store) as client:
         for step in (10, 20, 30):
@@ -57,8 +55,7 @@ async def test_retention_killed_is_finished_after_the_restart(process, store, po
         with pytest.raises(LonghaulError):
             await client.collect()
     assert process.killed()
-    process.start()
-    async with client_of(process, store) as client:
+    async with serve() as client:
         assert (await client.latest()).step == 30
         await client.collect()
         assert await client.steps() == [30]
@@ -66,7 +63,7 @@ async def test_retention_killed_is_finished_after_the_restart(process, store, po
         assert not [key for key in client.objects() if "step-00000030" not in key]
 
 
-async def test_commit_killed_after_its_manifest_and_then_fenced_stays_committed(process, store):
+async def test_commit_killed_after_its_manifest_and_then_fenced_stays_committed(process, store, serve):
     """The manifest was there before the new epoch: the restart takes it over, and the new epoch begins from it."""
     process.start(failpoints=Point.COMMIT_AFTER_MANIFEST)
     async with client_of(process, store) as client:
@@ -74,8 +71,7 @@ async def test_commit_killed_after_its_manifest_and_then_fenced_stays_committed(
         with pytest.raises(LonghaulError):
             await client.commit(begun, write_parts(store, begun.prefix, 10))
     assert process.killed()
-    process.start()
-    async with client_of(process, store) as client:
+    async with serve() as client:
         await client.call("RegisterEpoch", pb.RegisterEpochRequest(training_run=RUN, epoch=2))
         assert (await client.latest()).step == 10
 

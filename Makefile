@@ -41,5 +41,19 @@ type: $(STAMP) ## mypy, strict
 test: $(STAMP) ## all tests that need no cluster and no GPU
 	@$(BIN)/python -m pytest
 
+demo: $(STAMP) ## take a real crawl through all services, with two real faults (CLEAN=1 starts anew)
+	@$(BIN)/python examples/python-docs/demo.py $(if $(CLEAN),--clean)
+
+up: $(STAMP) ## start the services on this machine
+	@$(BIN)/longhaul up
+
+down: ## stop them
+	@$(BIN)/longhaul down
+
+test-cluster: $(STAMP) ## tests against the Kubernetes API of KUBECONFIG or KUBEBUILDER_ASSETS
+	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then \
+	  echo "test-cluster: neither KUBECONFIG nor KUBEBUILDER_ASSETS is set: nothing was tested"; \
+	else $(BIN)/python -m pytest tests/cluster -m cluster; fi
+
 clean: ## remove caches and the demo's data
 	rm -rf .longhaul .mypy_cache .ruff_cache .pytest_cache build

@@ -1,8 +1,8 @@
 """A loopback web server for Debian's ``python3.11-doc`` that answers as a grown public site does.
 
 Beside plain pages it has what a crawl meets: moved and aliased addresses, missing and failing ones, empty answers, text
-in several charsets (some declared only in the header, some wrongly), compressed and chunked bodies, images, style sheets
-and other non-HTML. Every header is fixed, so two recordings are equal byte for byte.
+in several charsets (some declared only in the header, some wrongly), compressed and chunked bodies, images, style
+sheets and other non-HTML. Every header is fixed, so two recordings are equal byte for byte.
 """
 
 from __future__ import annotations

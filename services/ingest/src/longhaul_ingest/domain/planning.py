@@ -37,12 +37,13 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The records of a file that begin in the bytes from `start` up to `end`."""
+    """The records of a file that begin in the bytes from `start` up to `end`; the file is as it was at `modified`."""
 
     path: str
     label: str
     start: int
     end: int
+    modified: int = 0
 
     @property
     def size(self) -> int:
@@ -51,7 +52,7 @@ class Piece:
 
     def to_list(self) -> list[Any]:
         """As plain JSON values."""
-        return [self.path, self.label, self.start, self.end]
+        return [self.path, self.label, self.start, self.end, self.modified]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _cut(kind: SourceKind, files: Sequence[SourceFile], target: int) -> Iterator
         count = max(1, round(file.size / target)) if is_divisible(kind, file.path) else 1
         bounds = [file.size * index // count for index in range(count + 1)]
         for start, end in pairwise(bounds):
-            yield Piece(file.path, file.label, start, end)
+            yield Piece(file.path, file.label, start, end, file.modified)
 
 
 def _group(pieces: Iterator[Piece], target: int) -> Iterator[list[Piece]]:

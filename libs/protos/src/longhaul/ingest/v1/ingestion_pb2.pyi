@@ -172,11 +172,14 @@ class IngestionSpec(_message.Message):
     FILTERS_FIELD_NUMBER: _builtins.int
     MAXIMUM_FAILED_FRACTION_FIELD_NUMBER: _builtins.int
     DROP_SAMPLES_FIELD_NUMBER: _builtins.int
+    MAXIMUM_LOST_SHARDS_FIELD_NUMBER: _builtins.int
     extraction_mode: Global___ExtractionMode.ValueType
     maximum_failed_fraction: _builtins.float
     """Unreadable records above this share of all records fail the ingestion (0 to 1; default 0.05)."""
     drop_samples: _builtins.int
-    """Documents of drop samples kept a rule."""
+    """Documents of drop samples kept a rule; default 5."""
+    maximum_lost_shards: _builtins.int
+    """Shards that may be set aside, because they killed their worker again and again, before the ingestion fails."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]: ...
     @_builtins.property
@@ -190,14 +193,20 @@ class IngestionSpec(_message.Message):
         extraction_mode: Global___ExtractionMode.ValueType = ...,
         filters: _abc.Iterable[Global___Filter] | None = ...,
         maximum_failed_fraction: _builtins.float | None = ...,
-        drop_samples: _builtins.int = ...,
+        drop_samples: _builtins.int | None = ...,
+        maximum_lost_shards: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_maximum_failed_fraction", b"_maximum_failed_fraction", "maximum_failed_fraction", b"maximum_failed_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples", "_maximum_failed_fraction", b"_maximum_failed_fraction", "drop_samples", b"drop_samples", "maximum_failed_fraction", b"maximum_failed_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum_failed_fraction", b"_maximum_failed_fraction", "drop_samples", b"drop_samples", "extraction_mode", b"extraction_mode", "filters", b"filters", "maximum_failed_fraction", b"maximum_failed_fraction", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples", "_maximum_failed_fraction", b"_maximum_failed_fraction", "drop_samples", b"drop_samples", "extraction_mode", b"extraction_mode", "filters", b"filters", "maximum_failed_fraction", b"maximum_failed_fraction", "maximum_lost_shards", b"maximum_lost_shards", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__drop_samples: _TypeAlias = _typing.Literal["drop_samples"]  # noqa: Y015
+    _WhichOneofArgType__drop_samples: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples"]  # noqa: Y015
     _WhichOneofReturnType__maximum_failed_fraction: _TypeAlias = _typing.Literal["maximum_failed_fraction"]  # noqa: Y015
     _WhichOneofArgType__maximum_failed_fraction: _TypeAlias = _typing.Literal["_maximum_failed_fraction", b"_maximum_failed_fraction"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drop_samples) -> _WhichOneofReturnType__drop_samples | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__maximum_failed_fraction) -> _WhichOneofReturnType__maximum_failed_fraction | None: ...
 
 Global___IngestionSpec: _TypeAlias = IngestionSpec  # noqa: Y015

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from longhaul_core.errors import FailedPrecondition, NotFound
 from longhaul_core.recipe import SourceKind
 
 from longhaul_ingest.adapters.readers.columns import read_parquet
@@ -21,8 +22,14 @@ from longhaul_ingest.domain.planning import Piece
 
 
 def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found]:
-    """All records that begin in a piece of a file; a file that cannot be opened is one failed record."""
+    """All records that begin in a piece of a file.
+
+    Raises:
+        NotFound: the file is gone (SOURCE_NOT_FOUND).
+        FailedPrecondition: the file is not as it was planned (SOURCE_CHANGED).
+    """
     path = local_path(piece.path)
+    _check_unchanged(path, piece)
     if kind in (SourceKind.HTML, SourceKind.TEXT, SourceKind.CODE):
         yield from read_file(path, piece, kind)
         return
@@ -38,6 +45,30 @@ def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found
     except OSError as error:
         yield Damage(piece.label, piece.start, f"cannot be read ({error.strerror or error})")
         yield failed(piece.label, "unreadable_file", error.strerror or str(error))
+
+
+def _check_unchanged(path: Path, piece: Piece) -> None:
+    try:
+        modified = path.stat().st_mtime_ns
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"Source file {piece.label} is gone.",
+            reason="SOURCE_NOT_FOUND",
+            metadata={"path": show_path(path)},
+            action="Put the file back and run again.",
+        ) from error
+    if piece.modified and modified != piece.modified:
+        raise FailedPrecondition(
+            f"Source file {piece.label} was changed while it was read.",
+            reason="SOURCE_CHANGED",
+            metadata={"path": show_path(path)},
+            action="Leave the sources alone until the ingestion has ended, and run again.",
+        )
+
+
+def show_path(path: Path) -> str:
+    """A path as text that can be shown and stored, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def local_path(encoded: str) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import zstandard
-
 from longhaul_core.recipe import SourceKind
 
 from longhaul_ingest.adapters.readers.damage import Damage, Found

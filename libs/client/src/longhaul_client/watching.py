@@ -17,16 +17,12 @@ from longhaul_core.errors import LonghaulError
 from longhaul_client.pipeline import Pipeline
 from longhaul_client.sdk import Client, follow
 
-TERMINAL_JOB_STATES = frozenset(
-    {resource_pb2.JOB_STATE_SUCCEEDED, resource_pb2.JOB_STATE_FAILED, resource_pb2.JOB_STATE_CANCELLED}
+FAILED_JOB_STATES = frozenset({resource_pb2.JOB_STATE_FAILED, resource_pb2.JOB_STATE_CANCELLED})
+TERMINAL_JOB_STATES = FAILED_JOB_STATES | {resource_pb2.JOB_STATE_SUCCEEDED}
+FAILED_RUN_STATES = frozenset(
+    {training_run_pb2.TRAINING_RUN_STATE_FAILED, training_run_pb2.TRAINING_RUN_STATE_CANCELLED}
 )
-TERMINAL_RUN_STATES = frozenset(
-    {
-        training_run_pb2.TRAINING_RUN_STATE_SUCCEEDED,
-        training_run_pb2.TRAINING_RUN_STATE_FAILED,
-        training_run_pb2.TRAINING_RUN_STATE_CANCELLED,
-    }
-)
+TERMINAL_RUN_STATES = FAILED_RUN_STATES | {training_run_pb2.TRAINING_RUN_STATE_SUCCEEDED}
 
 
 @dataclass(slots=True)
@@ -40,8 +36,24 @@ class PipelineState:
     checkpoints: dict[str, checkpoint_pb2.Checkpoint] = field(default_factory=dict)
 
     @property
+    def failure(self) -> tuple[str, resource_pb2.StateReason] | None:
+        """The first stage that failed or was cancelled, with its reason: what follows it cannot succeed."""
+        jobs = (("ingest", self.ingestion), ("corpus", self.corpus_build))
+        for stage, job in jobs:
+            if job is not None and job.status.state in FAILED_JOB_STATES:
+                return stage, job.status.reason
+        if self.run is not None and self.run.status.state in FAILED_RUN_STATES:
+            return "train", self.run.status.reason
+        if self.suite is not None and self.suite.status.state in FAILED_JOB_STATES:
+            return "evaluate", self.suite.status.reason
+        return None
+
+    @property
     def finished(self) -> bool:
-        """Whether the run and the evaluation of its checkpoints are over."""
+        """Whether everything is over: a failure before training, or the run and the evaluation of its checkpoints."""
+        failure = self.failure
+        if failure is not None and failure[0] in ("ingest", "corpus"):
+            return True
         return (
             self.run is not None
             and self.run.status.state in TERMINAL_RUN_STATES

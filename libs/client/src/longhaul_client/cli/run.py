@@ -96,7 +96,7 @@ def run(
             )
         else:
             summary.print_summary(client, pipeline, state)
-            console.print(f"\nnext: longhaul report {name or document.name} -o report.html")
+            summary.print_end(state, name or document.name)
     if not state.succeeded:
         raise typer.Exit(ExitCode.FAILED)
 

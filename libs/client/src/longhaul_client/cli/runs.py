@@ -126,6 +126,7 @@ def watch_run(context: typer.Context, run: RunArgument, json: JsonOption = False
         else:
             show(watch, console)
             summary.print_summary(client, pipeline, watch.state)
+            summary.print_end(watch.state, short_name(pipeline.run))
     if not watch.state.succeeded:
         raise typer.Exit(ExitCode.FAILED)
 

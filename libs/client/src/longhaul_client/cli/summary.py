@@ -3,9 +3,9 @@
 from longhaul.corpus.v1 import token_set_pb2
 from longhaul.evaluation.v1 import evaluation_pb2
 from longhaul.training.v1 import training_run_pb2
-from longhaul_core.errors import NotFound
+from longhaul_core.errors import FailedPrecondition, NotFound
 
-from longhaul_client.cli.output import console, print_table
+from longhaul_client.cli.output import console, print_error, print_table
 from longhaul_client.formatting import duration, quantity, state_name
 from longhaul_client.pipeline import Pipeline
 from longhaul_client.sdk import Client, call
@@ -25,6 +25,17 @@ def print_summary(client: Client, pipeline: Pipeline, state: PipelineState) -> N
         print_scores(curve)
 
 
+def print_end(state: PipelineState, name: str) -> None:
+    """Print the first failure with what to do, or the next command."""
+    failure = state.failure
+    if failure is None:
+        console.print(f"\nnext: longhaul report {name} -o report.html")
+        return
+    stage, reason = failure
+    message = reason.message or "was cancelled"
+    print_error(FailedPrecondition(f"{stage}: {message}", reason=reason.code, action=reason.action))
+
+
 def _result_rows(client: Client, pipeline: Pipeline, state: PipelineState) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     if state.ingestion is not None:
@@ -41,8 +52,6 @@ def _result_rows(client: Client, pipeline: Pipeline, state: PipelineState) -> li
         rows.append(("steps", f"{run.step} of {run.total_steps}, {quantity(run.tokens)} tokens"))
         rows.append(("loss", f"{run.loss:.4f} training, {run.validation_loss:.4f} validation"))
         rows.append(("goodput", f"{run.time.goodput:.1%}"))
-        if run.reason.message:
-            rows.append(("reason", f"{run.reason.message} {run.reason.action}".strip()))
     return rows
 
 

@@ -14,7 +14,7 @@ from blake3 import blake3
 from longhaul_core.manifests import Part
 from longhaul_core.objects import ObjectStore, ObjectWriter
 
-from longhaul_ingest.domain.documents import Document, Refused, document_id
+from longhaul_ingest.domain.documents import Document, Refused
 
 DOCUMENT_COLUMNS: Final = pa.schema(
     [
@@ -92,7 +92,7 @@ class DatasetParts:
             self._refused = self._open(self._keys[1], REFUSED_COLUMNS)
         self._refused.add(
             {
-                "id": document_id(refused.text or refused.url),
+                "id": refused.id,
                 "source": source,
                 "url": refused.url,
                 "outcome": refused.outcome.value,

@@ -43,6 +43,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._rates: dict[str, RateWindow] = {}
         self._shown = 0.0
+        self._draining = False
 
     async def run(self) -> None:
         """Look for work, again and again; a defect in one ingestion fails that ingestion only."""
@@ -57,7 +58,8 @@ class Runner:
         await self.drain()
 
     async def drain(self) -> None:
-        """Stop working, and give unfinished shards back to the queue."""
+        """Take no more shards, and give unfinished ones back to the queue."""
+        self._draining = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -127,7 +129,7 @@ class Runner:
 
     async def _claim(self) -> None:
         """Take as many shards as there are free workers."""
-        while len(self._tasks) < self._world.engine.capacity:
+        while len(self._tasks) < self._world.engine.capacity and not self._draining:
             claim = await self._world.db.run(self._claim_one)
             if claim is None:
                 return

@@ -99,6 +99,7 @@ class _ShardWork:
             self._sampled[refused.rule] += 1
             self.samples.append(
                 {
+                    "document_id": refused.id,
                     "source": self._source.name,
                     "url": refused.url,
                     "rule": refused.rule,

@@ -58,6 +58,11 @@ class Refused:
     text: str = ""
 
     @property
+    def id(self) -> str:
+        """Digest of the text, or of the address where there was none."""
+        return document_id(self.text or self.url)
+
+    @property
     def sample(self) -> str:
         """The first characters of what there was."""
         return self.text[:SAMPLE_CHARACTERS]

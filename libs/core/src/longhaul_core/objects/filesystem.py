@@ -3,6 +3,7 @@
 A writer killed at any moment leaves at most an invisible temporary file, which a later `open` sweeps.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,23 +45,19 @@ class FilesystemStore:
 
     def put(self, key: str, data: bytes | memoryview, *, if_absent: bool = False) -> ObjectInfo:
         """See `ObjectStore.put`."""
-        with self.open_write(key, if_absent=if_absent) as out:
+        with self._writer(key, if_absent) as out:
             out.write(data)
         return out.commit()
 
     def put_file(self, key: str, path: Path, *, if_absent: bool = False) -> ObjectInfo:
         """See `ObjectStore.put_file`."""
-        with os_errors(path), path.open("rb") as source, self.open_write(key, if_absent=if_absent) as out:
+        with os_errors(path), path.open("rb") as source, self._writer(key, if_absent) as out:
             shutil.copyfileobj(source, out, _COPY_BYTES)
         return out.commit()
 
-    def open_write(self, key: str, *, if_absent: bool = False) -> ObjectWriter:
+    def open_write(self, key: str) -> ObjectWriter:
         """See `ObjectStore.open_write`."""
-        target = self._path(key)
-        if if_absent and target.exists():  # spares the bytes of a sure loser; the link decides
-            raise _lost(key)
-        with os_errors(target, key):
-            return _FileWriter(self, key, target, if_absent)
+        return self._writer(key, if_absent=False)
 
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
@@ -85,7 +82,7 @@ class FilesystemStore:
         path = self._path(key)
         with os_errors(path, key):
             if path.is_dir():
-                raise IsADirectoryError
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
             return _info(key, path.stat())
 
     def exists(self, key: str) -> bool:
@@ -120,16 +117,17 @@ class FilesystemStore:
 
     def publish(self, key: str, temporary: Path, target: Path, if_absent: bool) -> ObjectInfo:
         """Give a synced temporary file its name; the folders may be pruned by a deleter meanwhile, hence the loop."""
+        info = _info(key, temporary.stat())
         while True:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if if_absent:
                     os.link(temporary, target)
-                    temporary.unlink()
                 else:
                     temporary.replace(target)
-                sync_folders(target.parent, self.root)
-                return _info(key, target.stat())
+                with suppress(FileNotFoundError):  # deleted and pruned already, by another
+                    sync_folders(target.parent, self.root)
+                return info
             except FileNotFoundError:
                 if not temporary.exists():
                     raise
@@ -141,6 +139,13 @@ class FilesystemStore:
     def new_temporary(self) -> tuple[int, Path]:
         """Create a locked temporary file on the file system of the store."""
         return create_temporary(self._temporary)
+
+    def _writer(self, key: str, if_absent: bool) -> ObjectWriter:
+        target = self._path(key)
+        if if_absent and target.is_file():  # spares the bytes of a sure loser; the link decides
+            raise _lost(key)
+        with os_errors(target, key):
+            return _FileWriter(self, key, target, if_absent)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -168,7 +173,7 @@ class FilesystemStore:
             except OSError:
                 break
             folder = folder.parent
-        return folder if folder.exists() else self.root
+        return folder
 
 
 class _FileWriter(ObjectWriter):

@@ -91,7 +91,7 @@ class ObjectStore(Protocol):
         """Copy a local file into the store. Raises as `put`."""
         ...
 
-    def open_write(self, key: str, *, if_absent: bool = False) -> ObjectWriter:
+    def open_write(self, key: str) -> ObjectWriter:
         """Stream an object of unknown length; it appears when the `with` block ends well. Raises as `put`."""
         ...
 

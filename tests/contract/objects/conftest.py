@@ -1,0 +1,81 @@
+"""The stores under contract: a folder, an S3 with conditional writes (moto), one without, on real files (rclone)."""
+
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from longhaul_core.objects import FilesystemStore, ObjectStore, S3Location
+from longhaul_core.objects.s3 import S3Store
+from longhaul_core.objects.s3_client import connect
+from moto.server import ThreadedMotoServer
+
+ACCESS, SECRET = "contract-access", "contract-secret"
+PART_BYTES = 5 << 20  # the smallest that S3 allows
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rclone")
+
+
+@pytest.fixture(scope="session")
+def rclone_endpoint(rclone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    command = [Path(sys.executable).with_name("rclone"), "serve", "s3", rclone_folder, "--config", "/dev/null"]
+    options = ["--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
+    log = tmp_path_factory.mktemp("rclone-log") / "log"
+    with log.open("wb") as sink, subprocess.Popen([*command, *options], stderr=sink) as server:
+        try:
+            yield wait_for_address(log)
+        finally:
+            server.kill()
+
+
+def wait_for_address(log: Path) -> str:
+    deadline = time.monotonic() + 30
+    while not (found := re.search(r"http://(127\.0\.0\.1:\d+)", log.read_text())):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    return found[1]
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+def make_location(endpoint: str) -> S3Location:
+    location = S3Location(f"b-{uuid.uuid4().hex}", "team/", endpoint, "us-east-1", secure=False)
+    connect(location).make_bucket(location.bucket)
+    return location
+
+
+@pytest.fixture
+def moto_location(moto_endpoint: str, credentials: None) -> S3Location:
+    return make_location(moto_endpoint)
+
+
+@pytest.fixture
+def rclone_location(rclone_endpoint: str, credentials: None) -> S3Location:
+    return make_location(rclone_endpoint)
+
+
+@pytest.fixture(params=["folder", "moto", "rclone"])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    if request.param == "folder":
+        return FilesystemStore.open(request.getfixturevalue("tmp_path") / "objects")
+    return S3Store.open(request.getfixturevalue(f"{request.param}_location"), part_bytes=PART_BYTES)

@@ -28,6 +28,7 @@ class Echo:
     log: list[str] = field(default_factory=list)
     principals: list[Principal] = field(default_factory=list)
     context: ServiceContext | None = None
+    waits: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def build(self, context: ServiceContext) -> ServiceDefinition:
         self.context = context
@@ -35,8 +36,11 @@ class Echo:
         async def on_drain() -> None:
             self.log.append("drained")
 
+        async def on_close() -> None:
+            self.log.append("closed")
+
         loops = [lambda loop=loop: loop(context) for loop in self.loops]
-        return ServiceDefinition(register=self.register, background=loops, on_drain=on_drain)
+        return ServiceDefinition(register=self.register, background=loops, on_drain=on_drain, on_close=on_close)
 
     async def unary(self, request: bytes, context: Any) -> bytes:
         return await self._answer(request)
@@ -61,7 +65,7 @@ class Echo:
         if request == b"fail" and self.failure is not None:
             raise self.failure
         if request == b"wait":
-            self.log.append("waits")
+            self.waits.set()
             await asyncio.Event().wait()
         return request
 

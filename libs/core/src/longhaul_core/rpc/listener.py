@@ -1,7 +1,8 @@
-"""The port of a server: refused where it would be open to others, and bound before anything is touched."""
+"""The port of a server: refused where it would be open to others, and held before anything else is touched."""
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -26,22 +27,39 @@ SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
 )
 
 
-def open_server(settings: ServiceSettings, interceptors: Sequence[CallInterceptor]) -> tuple[grpc.aio.Server, str]:
-    """Make a server and bind its port; return it, not started, and the address it has.
+class Port:
+    """The port of a service, held until its server listens on it."""
 
-    Raises:
-        FailedPrecondition: The port is taken (ADDRESS_IN_USE), or other machines could reach an address that neither
-            TLS nor a token guards (LISTEN_INSECURE).
-    """
-    host, port = split_address(settings.listen_address, "listen_address")
-    _refuse_open(settings, host)
-    _probe(settings.listen_address, host, port)
-    server = grpc.aio.server(interceptors=list(interceptors), options=SERVER_OPTIONS)
-    try:
-        bound = _bind(server, settings)
-    except RuntimeError as error:
-        raise address_unusable(settings.listen_address, "listen_address", OSError(0, str(error))) from error
-    return server, join_address(host, bound)
+    def __init__(self, settings: ServiceSettings) -> None:
+        """Hold the port of `listen_address`, or a free one.
+
+        Raises:
+            FailedPrecondition: The port is taken (ADDRESS_IN_USE), or other machines could reach an address that
+                neither TLS nor a token guards (LISTEN_INSECURE).
+        """
+        host, port = split_address(settings.listen_address, "listen_address")
+        _refuse_open(settings, host)
+        self._settings = settings
+        self._holder = _hold(settings.listen_address, host, port)
+        self.address = join_address(host, self._holder.getsockname()[1])
+
+    def open_server(self, interceptors: Sequence[CallInterceptor]) -> grpc.aio.Server:
+        """Make a server that listens on the port; it serves when it is started.
+
+        Raises:
+            FailedPrecondition: Another process was faster.
+        """
+        server = grpc.aio.server(interceptors=list(interceptors), options=SERVER_OPTIONS)
+        try:
+            _bind(server, self._settings, self.address)
+        except RuntimeError as error:
+            raise address_unusable(self.address, "listen_address", OSError(errno.EADDRINUSE, str(error))) from error
+        self.close()
+        return server
+
+    def close(self) -> None:
+        """Let go of a port that no server took."""
+        self._holder.close()
 
 
 def advertised(settings: ServiceSettings, bound: str) -> str:
@@ -67,21 +85,26 @@ def _refuse_open(settings: ServiceSettings, host: str) -> None:
     )
 
 
-def _probe(address: str, host: str, port: int) -> None:
-    """Bind the port once by ourselves: gRPC does not say why it cannot."""
+def _hold(address: str, host: str, port: int) -> socket.socket:
+    """Bind the port ourselves, since gRPC does not say why it cannot; it can still bind beside us (SO_REUSEADDR)."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
-            probe.listen(1)
+        holder = socket.socket(family, kind, protocol)
     except OSError as error:
         raise address_unusable(address, "listen_address", error) from error
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(where)
+    except OSError as error:
+        holder.close()
+        raise address_unusable(address, "listen_address", error) from error
+    return holder
 
 
-def _bind(server: grpc.aio.Server, settings: ServiceSettings) -> int:
+def _bind(server: grpc.aio.Server, settings: ServiceSettings, address: str) -> None:
     if settings.tls_certificate is None or settings.tls_key is None:
-        return server.add_insecure_port(settings.listen_address)
+        server.add_insecure_port(address)
+        return
     try:
         pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
     except OSError as error:
@@ -90,4 +113,4 @@ def _bind(server: grpc.aio.Server, settings: ServiceSettings) -> int:
             reason="TLS_UNREADABLE",
             action="see LONGHAUL_TLS_CERTIFICATE and LONGHAUL_TLS_KEY",
         ) from error
-    return server.add_secure_port(settings.listen_address, grpc.ssl_server_credentials([pair]))
+    server.add_secure_port(address, grpc.ssl_server_credentials([pair]))

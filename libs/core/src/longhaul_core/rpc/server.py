@@ -11,11 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NoReturn
-
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from typing import NoReturn
 
 from longhaul_core.clock import SystemClock
 from longhaul_core.db import Database
@@ -25,13 +21,14 @@ from longhaul_core.metrics import Metrics, RpcMetrics, start_metrics_server
 from longhaul_core.objects import open_store
 from longhaul_core.rpc.auth import OpenAuthenticator, TokenAuthenticator
 from longhaul_core.rpc.handlers import CallInterceptor
+from longhaul_core.rpc.host import ServiceHost
 from longhaul_core.rpc.interceptors import (
     AuthenticationInterceptor,
     DeadlineInterceptor,
     ErrorInterceptor,
     TelemetryInterceptor,
 )
-from longhaul_core.rpc.listener import advertised, open_server
+from longhaul_core.rpc.listener import Port, advertised
 from longhaul_core.rpc.service import Build, ServiceContext, ServiceDefinition
 from longhaul_core.settings import ServiceSettings, load_settings
 
@@ -92,93 +89,12 @@ async def running_service(settings: ServiceSettings, build: Build) -> AsyncItera
         raise host.failure
 
 
-class _Host:
-    """A service that serves."""
-
-    def __init__(
-        self,
-        server: grpc.aio.Server,
-        context: ServiceContext,
-        definition: ServiceDefinition,
-        servicer: Any,
-        address: str,
-    ) -> None:
-        self.address = address
-        self.failure: BaseException | None = None
-        self._server = server
-        self._context = context
-        self._definition = definition
-        self._health = servicer
-        self._loops: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        """Register the servicers with health and reflection, start to serve, start the loops."""
-        names = self._definition.register(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        shown = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(shown, self._server)
-        for name in ("", *names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._server.start()
-        for loop in self._definition.background:
-            task = asyncio.create_task(loop(), name=getattr(loop, "__qualname__", "background"))
-            task.add_done_callback(self._ended)
-            self._loops.append(task)
-
-    async def wait(self, shutdown: asyncio.Event) -> None:
-        """Return when the process is told to stop, or when the service cannot go on."""
-        waits = [asyncio.create_task(event.wait()) for event in (shutdown, self._context.stop)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    async def stop(self) -> None:
-        """End in order; never longer than the drain delay and twice the grace."""
-        settings = self._context.settings
-        log.info("service stops")
-        await self._health.enter_graceful_shutdown()
-        await self._context.clock.sleep(settings.drain_delay_seconds)
-        await self._drain(settings.shutdown_grace_seconds)
-        self._context.stop.set()
-        self._context.db.feed.close()
-        await asyncio.gather(
-            self._server.stop(settings.shutdown_grace_seconds), self._end_loops(settings.shutdown_grace_seconds)
-        )
-
-    async def _drain(self, limit_seconds: float) -> None:
-        if self._definition.on_drain is None:
-            return
-        try:
-            async with asyncio.timeout(limit_seconds):
-                await self._definition.on_drain()
-        except Exception:
-            log.exception("drain failed")
-
-    async def _end_loops(self, grace_seconds: float) -> None:
-        if not self._loops:
-            return
-        _, late = await asyncio.wait(self._loops, timeout=grace_seconds)
-        for task in late:
-            log.warning("background loop cancelled", loop=task.get_name())
-            task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is None:
-            return
-        self.failure = self.failure or task.exception()
-        log.critical("background loop failed", loop=task.get_name(), exc_info=task.exception())
-        self._context.stop.set()
-
-
 @asynccontextmanager
-async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[_Host]:
+async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[ServiceHost]:
     async with AsyncExitStack() as stack:
         metrics = Metrics(settings.service)
-        server, bound = open_server(settings, _interceptors(settings, metrics))
-        stack.push_async_callback(server.stop, None)
+        port = Port(settings)
+        stack.callback(port.close)
         db = await asyncio.to_thread(Database.open, settings.resolved_database_url)
         stack.push_async_callback(asyncio.to_thread, db.close)
         objects = await asyncio.to_thread(open_store, settings.resolved_object_store_url)
@@ -193,13 +109,15 @@ async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[_Hos
             metrics=metrics,
             clock=SystemClock(),
             stop=asyncio.Event(),
-            address=advertised(settings, bound),
+            address=advertised(settings, port.address),
         )
         definition = await build(context)
-        host = _Host(server, context, definition, _health_servicer(), bound)
+        if definition.on_close is not None:
+            stack.push_async_callback(definition.on_close)
+        host = ServiceHost(port.open_server(_interceptors(settings, metrics)), context, definition, port.address)
         await host.start()
         stack.push_async_callback(host.stop)
-        log.info("service started", address=bound, database=db.url, objects=settings.resolved_object_store_url)
+        log.info("service started", address=port.address, database=db.url, objects=settings.resolved_object_store_url)
         yield host
 
 
@@ -211,10 +129,6 @@ def _interceptors(settings: ServiceSettings, metrics: Metrics) -> Sequence[CallI
         AuthenticationInterceptor(TokenAuthenticator(token) if token else OpenAuthenticator()),
         DeadlineInterceptor(),
     )
-
-
-def _health_servicer() -> Any:
-    return health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack the asyncio side
 
 
 def _report(service: str, error: LonghaulError) -> int:

@@ -47,11 +47,13 @@ class ServiceDefinition:
         register: Adds the servicers to the server and returns the full names of their services.
         background: Loops that run until `ServiceContext.stop`; one that raises ends the process.
         on_drain: Called once at shutdown while calls are still served, to hand work over.
+        on_close: Called last, after calls and loops have ended, to close what the composition root opened.
     """
 
     register: Callable[[grpc.aio.Server], Sequence[str]]
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     on_drain: Callable[[], Awaitable[None]] | None = None
+    on_close: Callable[[], Awaitable[None]] | None = None
 
 
 Build = Callable[[ServiceContext], Awaitable[ServiceDefinition]]

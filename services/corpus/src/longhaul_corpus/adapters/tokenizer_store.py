@@ -10,7 +10,7 @@ from longhaul_core.manifests import InputRef, Manifest, hash_bytes, put_part, re
 from longhaul_core.objects import ObjectStore
 from tokenizers import Tokenizer
 
-from longhaul_corpus.domain.tokenizer import read_tokenizer, vocabulary_size
+from longhaul_corpus.domain.tokenizer import read_tokenizer, token_id, vocabulary_size
 
 FILE = "tokenizer.json"
 MANIFEST = "manifest.json"
@@ -66,7 +66,7 @@ def commit_tokenizer(
         inputs=[InputRef(name=source, digest=digest) for source, digest in inputs],
         parts=[part],
         counts={"vocabulary": vocabulary_size(tokenizer), "documents": documents},
-        extra={"end_of_text": end_of_text, "end_of_text_id": tokenizer.token_to_id(end_of_text)},
+        extra={"end_of_text": end_of_text, "end_of_text_id": token_id(tokenizer, end_of_text)},
     )
     key = f"{prefix}/{MANIFEST}"
     return _stored(tokenizer, write_manifest(store, key, manifest), key)
@@ -82,7 +82,8 @@ def load_tokenizer(store: ObjectStore, manifest_key: str, digest: str) -> Stored
             reason="TOKENIZER_CHANGED",
             metadata={"manifest_key": manifest_key, "expected": digest, "found": manifest.digest},
         )
-    return _stored(read_tokenizer(document, str(manifest.extra["end_of_text"])), manifest, manifest_key)
+    tokenizer, _ = read_tokenizer(document, str(manifest.extra["end_of_text"]))
+    return _stored(tokenizer, manifest, manifest_key)
 
 
 def _stored(tokenizer: Tokenizer, manifest: Manifest, manifest_key: str) -> StoredTokenizer:
@@ -96,5 +97,5 @@ def _stored(tokenizer: Tokenizer, manifest: Manifest, manifest_key: str) -> Stor
         manifest_digest=manifest.digest,
         vocabulary_size=vocabulary_size(tokenizer),
         end_of_text=end_of_text,
-        end_of_text_id=tokenizer.token_to_id(end_of_text),
+        end_of_text_id=token_id(tokenizer, end_of_text),
     )

@@ -111,7 +111,7 @@ class Workspace:
     def put_arrays(self, name: str, arrays: dict[str, Array]) -> None:
         """Write named arrays as one object."""
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]  (numpy's stub takes the names for keywords of its own)
+        np.savez(buffer, allow_pickle=False, **arrays)
         self.store.put(self.key(name), buffer.getbuffer())
 
     def arrays(self, name: str) -> dict[str, Array]:

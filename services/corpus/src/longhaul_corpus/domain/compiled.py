@@ -1,7 +1,7 @@
-"""Compilation of the hot loops over bytes and integers: numba with an on-disk cache where the machine has a place for one."""
+"""Compilation of the hot loops over bytes and integers: numba, with a cache on disk where it can be written."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -15,6 +15,6 @@ def compiled(function: Function) -> Function:
     written it is compiled anew in each process (1 to 2 seconds a function).
     """
     try:
-        return numba.njit(cache=True, nogil=True, boundscheck=False)(function)  # type: ignore[no-any-return]
+        return cast(Function, numba.njit(cache=True, nogil=True, boundscheck=False)(function))
     except RuntimeError:
-        return numba.njit(nogil=True, boundscheck=False)(function)  # type: ignore[no-any-return]
+        return cast(Function, numba.njit(nogil=True, boundscheck=False)(function))

@@ -1,9 +1,9 @@
 """N-grams shared by training documents and evaluation items (GPT-3, appendix C; 13 words by default).
 
-Grams are taken from an item's question alone and from question and right answer together. An item shorter than the gram
-is matched whole if it has at least 8 words; shorter ones are counted as unchecked, because so few words match by chance.
-A gram found in more than `max(10, documents / 1000)` training documents is a common phrase (a licence line, a page footer)
-and convicts nobody.
+Grams are taken from an item's question alone and from question and right answer together. An item shorter than the
+gram is matched whole if it has at least 8 words; shorter ones are counted as unchecked, because so few words match by
+chance. A gram found in more than `max(10, documents / 1000)` training documents is a common phrase (a licence line, a
+page footer) and convicts nobody.
 """
 
 from collections.abc import Sequence
@@ -99,9 +99,7 @@ def _index(rows: Sequence[tuple[Hashes, int, int, int, bool]], unchecked: Intege
         np.repeat(np.array([row[column] for row in rows], dtype=np.int64), sizes) for column in (1, 2, 3, 4)
     )
     order = np.lexsort((items, tasks, hashes, words))
-    return GramIndex(
-        hashes[order], words[order], tasks[order], items[order], alone[order].astype(np.bool_), unchecked
-    )
+    return GramIndex(hashes[order], words[order], tasks[order], items[order], alone[order].astype(np.bool_), unchecked)
 
 
 def match_document(ordinal: int, simplified: Bytes, index: GramIndex) -> Matches:

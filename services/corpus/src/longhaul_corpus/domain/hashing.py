@@ -1,7 +1,7 @@
 """64-bit xxHash (XXH64, seed 0) of spans of bytes in compiled code, and hashes of all word n-grams of a text.
 
-The n-gram's hash is that of its words joined by one space, so it equals `xxhash.xxh64(" ".join(words))`, and needs no copy
-because a simplified text already stands so in memory.
+The n-gram's hash is that of its words joined by one space, so it equals `xxhash.xxh64(" ".join(words))`, and needs no
+copy because a simplified text already stands so in memory.
 """
 
 import numpy as np

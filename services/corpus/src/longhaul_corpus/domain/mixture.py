@@ -60,7 +60,7 @@ def repeat_table(weights: Mapping[str, float], train_tokens: Mapping[str, int]) 
 
 
 def check_length(sequence_length: int, train_tokens: int, valid_tokens: int) -> None:
-    """Raise FailedPrecondition where a side holds no whole sequence; a sequence needs one token more for its targets."""
+    """Raise FailedPrecondition where a side holds no whole sequence with its targets, which is one token more."""
     for side, tokens in (("training", train_tokens), ("validation", valid_tokens)):
         if tokens < sequence_length + 1:
             raise FailedPrecondition(

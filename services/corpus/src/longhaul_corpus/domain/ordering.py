@@ -1,4 +1,4 @@
-"""Seeded pseudo-random order of documents from their content hash: the same for any number of shards, workers or restarts."""
+"""Seeded order of documents from their content hash: the same for any number of shards, workers or restarts."""
 
 import numpy as np
 import numpy.typing as npt

@@ -31,7 +31,7 @@ def check_accounting(documents_in: int, outcomes: Outcomes, documents_written: i
     expected = counts["train"] + counts["valid"]
     if documents_in != len(outcomes) or expected != documents_written:
         raise Internal(
-            f"{documents_in} documents came in, {len(outcomes)} have an outcome, {expected} should be in the shards and "
-            f"{documents_written} are",
+            f"{documents_in} documents came in, {len(outcomes)} have an outcome, {expected} should be in the shards "
+            f"and {documents_written} are",
             reason="DOCUMENTS_UNACCOUNTED",
         )

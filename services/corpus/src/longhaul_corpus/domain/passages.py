@@ -1,4 +1,4 @@
-"""Evaluation tasks from held-out documents: texts for bits per byte, and cloze questions with choices of like length."""
+"""Evaluation tasks from held-out documents: texts for bits per byte, cloze questions with choices of like length."""
 
 import bisect
 import random

@@ -13,7 +13,8 @@ def validation_figures(valid: Any, train: Any, valid_bytes: int) -> dict[str, fl
     """What models without context would score on the validation text, end-of-text tokens included.
 
     Args:
-        valid, train: token counts of each side: int64[vocabulary].
+        valid: token counts of the validation side: int64[vocabulary].
+        train: token counts of the training side: int64[vocabulary].
         valid_bytes: UTF-8 bytes of the validation text.
     """
     tokens = int(valid.sum())

@@ -9,6 +9,7 @@ from longhaul_core.errors import InvalidArgument, Violation
 BYTE_ALPHABET = 256
 END_OF_TEXT = "<|endoftext|>"
 MAXIMUM_VOCABULARY = 1 << 24
+SHARD_TOKENS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class BuildSpec:
     mixture: tuple[MixtureWeight, ...] = ()
     sequence_length: int = 0
     shuffle_seed: int = 0
-    shard_tokens: int = 1 << 26
+    shard_tokens: int = SHARD_TOKENS
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values, field by field."""

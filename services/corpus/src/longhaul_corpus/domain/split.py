@@ -1,4 +1,4 @@
-"""Held-out split by near-duplicate cluster: whole clusters go to validation, chosen by a seeded hash within each source."""
+"""Held-out split: whole clusters of near copies go to validation, chosen by a seeded hash within each source."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ def hold_out(
     wanted = policy.documents(len(kept))
     if len(kept) <= wanted:
         raise FailedPrecondition(
-            f"{len(kept)} documents are left after deduplication, and {wanted} of them would be held out for validation",
+            f"{len(kept)} documents are left after deduplication, and {wanted} of them would be held out",
             reason="TOO_FEW_DOCUMENTS",
             metadata={"documents": str(len(kept)), "held_out": str(wanted)},
             action="Add documents, or lower the held-out minimum in the recipe's corpus section.",

@@ -10,12 +10,15 @@ import numpy.typing as npt
 from longhaul_core.errors import FailedPrecondition, InvalidArgument
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from longhaul_corpus.domain.spec import BYTE_ALPHABET, TokenizerTraining
+from longhaul_corpus.domain.spec import BYTE_ALPHABET, END_OF_TEXT, TokenizerTraining
 
 UINT16_VOCABULARY = 1 << 16
 RECOMMENDED_MULTIPLE = 128
 MINIMUM_PAIR_COUNT = 2
 """A pair seen once teaches nothing."""
+
+USUAL_END_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+"""Tried in this order where an imported tokenizer's end of text is not named."""
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
@@ -48,8 +51,8 @@ def train_tokenizer(batches: Iterable[list[str]], training: TokenizerTraining) -
     return tokenizer
 
 
-def read_tokenizer(document: bytes, end_of_text: str) -> Tokenizer:
-    """Read a `tokenizer.json`.
+def read_tokenizer(document: bytes, end_of_text: str = "") -> tuple[Tokenizer, str]:
+    """Read a `tokenizer.json`; returns it with its end-of-text token, the first usual one where none is named.
 
     Raises:
         InvalidArgument: it is not one (TOKENIZER_INVALID), or lacks the end-of-text token (END_OF_TEXT_MISSING).
@@ -63,15 +66,23 @@ def read_tokenizer(document: bytes, end_of_text: str) -> Tokenizer:
             violations=[("tokenizer_json", str(error))],
             action="Give a tokenizer.json as the tokenizers library saves it.",
         ) from error
-    if tokenizer.token_to_id(end_of_text) is None:
-        known = sorted(token.content for token in tokenizer.get_added_tokens_decoder().values())
-        raise InvalidArgument(
-            f"The tokenizer has no token {end_of_text!r} to end documents with",
-            reason="END_OF_TEXT_MISSING",
-            violations=[("end_of_text", f"{end_of_text!r} is not in the vocabulary")],
-            action=f"Name one of its special tokens: {', '.join(known) or 'it has none'}.",
-        )
-    return tokenizer
+    candidates = (end_of_text,) if end_of_text else USUAL_END_OF_TEXT
+    for candidate in candidates:
+        if tokenizer.token_to_id(candidate) is not None:
+            return tokenizer, candidate
+    known = sorted(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    wanted = " or ".join(repr(candidate) for candidate in candidates)
+    raise InvalidArgument(
+        f"The tokenizer has no token {wanted} to end documents with",
+        reason="END_OF_TEXT_MISSING",
+        violations=[("end_of_text", f"{wanted} is not in the vocabulary")],
+        action=f"Name one of its special tokens: {', '.join(known) or 'it has none'}.",
+    )
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Id of a token that the tokenizer is known to have."""
+    return int(tokenizer.get_vocab(with_added_tokens=True)[token])
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -102,7 +113,7 @@ class Encoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self.end_of_text_id: int = tokenizer.token_to_id(end_of_text)
+        self.end_of_text_id = token_id(tokenizer, end_of_text)
         self.dtype = np.dtype(token_dtype(vocabulary_size(tokenizer)))
 
     def documents(self, texts: Sequence[str]) -> Iterator[Tokens]:

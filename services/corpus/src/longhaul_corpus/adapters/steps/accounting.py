@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from longhaul_core.manifests import Part, hash_object
 
 from longhaul_corpus.adapters.documents import open_shard
-from longhaul_corpus.adapters.steps.deduplicate import KINDS
 from longhaul_corpus.adapters.steps.decontaminate import read_verdicts
+from longhaul_corpus.adapters.steps.deduplicate import KINDS
 from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
 from longhaul_corpus.domain.duplicates import DuplicateRule
 from longhaul_corpus.domain.outcomes import Outcome, Outcomes

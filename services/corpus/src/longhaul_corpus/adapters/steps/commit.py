@@ -63,7 +63,11 @@ def _manifest(workspace: Workspace, item: dict[str, Any]) -> Manifest:
     validation = _validation(workspace, item, sources)
     parts = [Part.model_validate(part) for shard in item["shards"] for part in shard["parts"]]
     parts += [Part.model_validate(task["part"]) for task in item["evaluation"]["tasks"]]
-    parts += [write_accounting(workspace, outcomes), _duplicates_part(workspace), _report(workspace, item, sources, validation)]
+    parts += [
+        write_accounting(workspace, outcomes),
+        _duplicates_part(workspace),
+        _report(workspace, item, sources, validation),
+    ]
     extra = {
         "token_dtype": token_dtype(tokenizer["vocabulary_size"]),
         "vocabulary_size": tokenizer["vocabulary_size"],
@@ -144,7 +148,10 @@ def _report(workspace: Workspace, item: dict[str, Any], sources: dict[str, Any],
         deduplication=item["deduplication"],
         outcomes=item["outcomes"],
         sources={
-            name: {split: {field: value for field, value in side.items() if field != "shards"} for split, side in sides.items()}
+            name: {
+                split: {field: value for field, value in side.items() if field != "shards"}
+                for split, side in sides.items()
+            }
             for name, sides in sources.items()
         },
         weights=item["layout"]["weights"],

@@ -54,7 +54,9 @@ def settle(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     index = _index(workspace)
     everything = join_matches([_load_matches(workspace, shard) for shard in workspace.shards()])
     matches, common = without_common(everything, int((outcomes == Outcome.TRAIN).sum()))
-    guilty = {int(document): _tasks_of(matches, index, int(document), tasks) for document in np.unique(matches.documents)}
+    guilty = {
+        int(document): _tasks_of(matches, index, int(document), tasks) for document in np.unique(matches.documents)
+    }
     cut = _cut(workspace, matches, index) if workspace.spec.decontamination.action == "cut" else {}
     outcomes[[document for document in guilty if document not in cut]] = Outcome.CONTAMINATED
     _write_verdicts(workspace, guilty, cut)

@@ -50,8 +50,9 @@ def _generate(workspace: Workspace) -> tuple[list[tuple[str, TaskKind, list[dict
             tasks.append((CLOZE, TaskKind.CLOZE, [asdict(question) for question in questions]))
         if len(questions) < wanted.cloze_questions:
             notes.append(
-                f"{len(questions)} of {wanted.cloze_questions} cloze questions were made: the held-out documents hold no "
-                f"more passages of {CONTEXT_WORDS + CONTINUATION_WORDS} words in at least {wanted.cloze_choices} clusters."
+                f"{len(questions)} of {wanted.cloze_questions} cloze questions were made: the held-out documents hold "
+                f"no more passages of {CONTEXT_WORDS + CONTINUATION_WORDS} words, or fewer than "
+                f"{wanted.cloze_choices} clusters have any."
             )
     return tasks, notes
 

@@ -1,4 +1,4 @@
-"""Output shards: which documents each gets, and the gathering of their tokens from all dataset shards in seeded order."""
+"""Output shards: which documents each gets, and the gathering of their tokens from all dataset shards."""
 
 from typing import Any
 
@@ -33,7 +33,9 @@ def lay_out(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
             ours = groups == group_number(number, split == "valid")
             totals[split][source] = int(sizes[ours].sum())
             for shard in cut_shards(split, source, keys[ours], sizes[ours], workspace.spec.shard_tokens):
-                shards.append({**_identity(split, source, shard.number), "low": f"{shard.low:x}", "high": f"{shard.high:x}"})
+                shards.append(
+                    {**_identity(split, source, shard.number), "low": f"{shard.low:x}", "high": f"{shard.high:x}"}
+                )
     _check(workspace, totals)
     weights = resolve_weights(workspace.spec.mixture, totals["train"])
     return {"shards": shards, "tokens": totals, "weights": weights}

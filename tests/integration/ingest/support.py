@@ -51,9 +51,7 @@ def source(name: str, kind: str, *locations: Path, **fields: object) -> ingestio
 def spec(*sources: ingestion.Source, filters: Sequence[str] = (), **fields: object) -> ingestion.IngestionSpec:
     """A spec in fast mode."""
     named = [ingestion.Filter(name=name) for name in filters]
-    return ingestion.IngestionSpec(
-        sources=sources, extraction_mode="EXTRACTION_MODE_FAST", filters=named, **fields
-    )
+    return ingestion.IngestionSpec(sources=sources, extraction_mode="EXTRACTION_MODE_FAST", filters=named, **fields)
 
 
 class Client:
@@ -65,9 +63,7 @@ class Client:
         self.store = store
 
     async def create(self, id: str, wanted: ingestion.IngestionSpec, request_id: str = "") -> ingestion.Ingestion:
-        request = ingestion.CreateIngestionRequest(
-            parent=PROJECT, ingestion_id=id, spec=wanted, request_id=request_id
-        )
+        request = ingestion.CreateIngestionRequest(parent=PROJECT, ingestion_id=id, spec=wanted, request_id=request_id)
         return await self.ingestions.CreateIngestion(request, wait_for_ready=True)
 
     async def get(self, id: str) -> ingestion.Ingestion:

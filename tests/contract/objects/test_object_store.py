@@ -144,6 +144,15 @@ def test_put_file_copies_the_file(store: ObjectStore, tmp_path: Path) -> None:
     assert keys(store, "files/") == ["files/empty", "files/large", "files/small"]
 
 
+def test_put_file_of_a_missing_file_says_which(store: ObjectStore, tmp_path: Path) -> None:
+    for if_absent in (False, store.conditional_writes):
+        with pytest.raises(FailedPrecondition) as caught:
+            store.put_file("k", tmp_path / "missing", if_absent=if_absent)
+        assert caught.value.reason == "PATH_UNUSABLE"
+        assert caught.value.metadata["path"] == str(tmp_path / "missing")
+    assert keys(store) == []
+
+
 def test_list_goes_in_order_of_keys_and_takes_any_prefix(store: ObjectStore) -> None:
     names = ["a-b/1", "a/1", "a/2/x", "a/2/y", "a.txt", "ab", "b/ü", "b/z", "b/ 1"]
     for name in names:

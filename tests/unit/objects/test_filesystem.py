@@ -174,12 +174,14 @@ def test_delete_prunes_empty_folders_while_others_put(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         churned = pool.submit(churn)
-        while rounds < 100:
-            store.put(f"deep/er/{rounds}", b"kept")
-            assert store.get(f"deep/er/{rounds}") == b"kept"
-            store.delete(f"deep/er/{rounds}")
-            rounds += 1
-        stop.set()
+        try:
+            while rounds < 100:
+                store.put(f"deep/er/{rounds}", b"kept", if_absent=rounds % 2 == 0)
+                assert store.get(f"deep/er/{rounds}") == b"kept"
+                store.delete(f"deep/er/{rounds}")
+                rounds += 1
+        finally:
+            stop.set()
         assert churned.result() > 0
     assert keys(store) == []
     assert not (tmp_path / "deep").exists()

@@ -10,9 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from longhaul_core.errors import Internal, LonghaulError, NotFound, PermissionDenied, ResourceExhausted
+from longhaul_core.errors import (
+    FailedPrecondition,
+    Internal,
+    LonghaulError,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def create_temporary(folder: Path) -> tuple[int, Path]:
@@ -91,7 +99,11 @@ def _translate(error: OSError, path: Path, key: str) -> LonghaulError:
             metadata={**metadata, "free_bytes": str(free)},
             action="Free space, raise the quota, or move the data folder; what was committed is intact.",
         )
-    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}:
+    if error.errno in _ABSENT and not key:
+        return FailedPrecondition(
+            f"{path} cannot be used ({error.strerror}).", reason="PATH_UNUSABLE", metadata={"path": str(path)}
+        )
+    if error.errno in _ABSENT:
         return NotFound(f"Object {key!r} is not in the store.", reason="OBJECT_NOT_FOUND", metadata=metadata)
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return PermissionDenied(

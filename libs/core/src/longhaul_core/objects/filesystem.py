@@ -131,10 +131,11 @@ class FilesystemStore:
             except FileNotFoundError:
                 if not temporary.exists():
                     raise
-            except FileExistsError as error:
-                raise (_lost(key) if target.is_file() else _nested(key)) from error
-            except (NotADirectoryError, IsADirectoryError) as error:
-                raise _nested(key) from error
+            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+                if target.is_file():
+                    raise _lost(key) from error
+                if target.is_dir() or any(folder.is_file() for folder in target.parents):
+                    raise _nested(key) from error
 
     def new_temporary(self) -> tuple[int, Path]:
         """Create a locked temporary file on the file system of the store."""

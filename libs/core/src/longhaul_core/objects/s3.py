@@ -13,6 +13,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import MinioException
 
 from longhaul_core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
+from longhaul_core.objects.durable import os_errors
 from longhaul_core.objects.keys import check_key, check_prefix
 from longhaul_core.objects.location import S3Location
 from longhaul_core.objects.s3_client import connect, put_if_absent
@@ -73,8 +74,10 @@ class S3Store:
     def put_file(self, key: str, path: Path, *, if_absent: bool = False) -> ObjectInfo:
         """See `ObjectStore.put_file`; a conditional one is a single request and goes through memory."""
         if if_absent:
-            return self._put_if_absent(key, path.read_bytes())
-        with path.open("rb") as source, self.open_write(key) as out:
+            with os_errors(path):
+                data = path.read_bytes()
+            return self._put_if_absent(key, data)
+        with os_errors(path), path.open("rb") as source, self.open_write(key) as out:
             while block := source.read(_COPY_BYTES):
                 out.write(block)
         return out.commit()

@@ -1,4 +1,4 @@
-"""Tasks: short pods with a result. The same rule as for runs: record and observations in, a change or actions out. Pure."""
+"""Tasks: short pods with a result. As for runs: record and observations in, a change or actions out. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TaskControl:
     """What the controller alone writes of a task."""
 
     state: TaskState = TaskState.QUEUED
-    reason: Reason = Reason()
+    reason: Reason = field(default_factory=Reason)
     attempt: int = 0
     node: str = ""
     pod_uid: str = ""

@@ -1,0 +1,166 @@
+"""Agents' reports: each applied once, in one transaction with the sequence number that makes it so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from longhaul_core.clock import Clock
+from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.objects import ObjectStore
+from sqlalchemy.orm import Session
+
+from longhaul_training.adapters import codec, metric_rows
+from longhaul_training.adapters.leadership import check_term
+from longhaul_training.adapters.metric_rows import MetricRow
+from longhaul_training.adapters.run_store import KIND, StoredRun, append_events, load
+from longhaul_training.domain import reports as folding
+from longhaul_training.domain.actions import RunEvent
+from longhaul_training.domain.reports import Reports, StepRow, WorkerExit
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Metric rows of rank 0, each with the values that are kept as they came."""
+
+    rows: tuple[tuple[StepRow, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishReport:
+    """All steps are made and the last checkpoint is committed."""
+
+    epoch: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointReport:
+    """A checkpoint of the run was committed."""
+
+    checkpoint: str
+    step: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """Something worth an event."""
+
+    event: RunEvent
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeReport:
+    """Something that needs an acknowledgement and nothing else."""
+
+
+Report = StepReport | FinishReport | CheckpointReport | EventReport | WorkerExit | NoticeReport
+
+
+class ReportStore:
+    """Applies reports and reads the metric history back."""
+
+    def __init__(self, db: Database, objects: ObjectStore, clock: Clock) -> None:
+        self._db = db
+        self._objects = objects
+        self._clock = clock
+
+    async def apply(
+        self, project: str, run_id: str, pod: str, reports: Sequence[tuple[int, Report]], term: int
+    ) -> StoredRun:
+        """Applies the reports of one pod that were not applied yet; raises Aborted (STALE_TERM)."""
+        now = self._clock.now()
+
+        def transact(session: Session) -> ResourceRow:
+            check_term(session, term)
+            row = resources.get(session, KIND, project, run_id, for_update=True)
+            done = int(row.status["sequences"].get(pod, 0))
+            new = [report for sequence, report in reports if sequence > done]
+            if not new:
+                return row
+            folded, happened = _fold(session, row, codec.load_reports(row), new)
+            sequences = {**row.status["sequences"], pod: max(sequence for sequence, _ in reports)}
+            status = {**row.status, "reports": codec.dump_reports(folded), "sequences": sequences}
+            row = resources.update(session, row, status=status, now=now)
+            append_events(session, row, happened, now)
+            return row
+
+        return load(await self._db.run(transact))
+
+    async def archive(self, project: str, run_id: str, run_uid: str) -> bool:
+        """Moves the oldest rows to a segment; the segment is there before the rows are gone. Whether it did."""
+        rows = await self._db.read(lambda session: metric_rows.rows_to_archive(session, run_uid))
+        if not rows:
+            return False
+        await asyncio.to_thread(metric_rows.write_segment, self._objects, metrics_prefix(project, run_id), rows)
+        await self._db.run(lambda session: metric_rows.forget(session, run_uid, rows))
+        return True
+
+    async def history(self, project: str, run_id: str, run_uid: str, after_step: int, limit: int) -> list[MetricRow]:
+        """Rows after a step, one a step, from segments and table."""
+        newest = await self._db.read(lambda s: metric_rows.rows_after_step(s, run_uid, after_step, limit))
+        prefix = metrics_prefix(project, run_id)
+        archived = await asyncio.to_thread(metric_rows.read_segments, self._objects, prefix, after_step, limit)
+        return metric_rows.merge(archived, newest, limit)
+
+    async def stream(self, run_uid: str, after_sequence: int, limit: int) -> list[MetricRow]:
+        """Rows of the table after a sequence, in the order of commits."""
+        return await self._db.read(lambda s: metric_rows.rows_after_sequence(s, run_uid, after_sequence, limit))
+
+
+def metrics_prefix(project: str, run_id: str) -> str:
+    """Prefix of a run's metric segments."""
+    return f"projects/{project}/runs/{run_id}/metrics"
+
+
+def _fold(
+    session: Session, row: ResourceRow, folded: Reports, new: Sequence[Report]
+) -> tuple[Reports, tuple[RunEvent, ...]]:
+    happened: list[RunEvent] = []
+    for report in new:
+        match report:
+            case StepReport():
+                folded = _add_steps(session, row.uid, folded, report)
+            case WorkerExit():
+                folded = folding.add_exit(folded, report)
+                happened.append(_exit_event(report))
+            case FinishReport():
+                folded = folding.add_finish(folded, report.epoch, report.step)
+            case CheckpointReport():
+                folded = folding.add_checkpoint(folded, report.checkpoint, report.step)
+                data = {"checkpoint": report.checkpoint, "step": report.step, "epoch": report.epoch}
+                happened.append(RunEvent("CHECKPOINT_COMMITTED", "", f"checkpoint at step {report.step}", data))
+            case EventReport():
+                happened.append(report.event)
+            case NoticeReport():
+                pass
+    return folded, tuple(happened)
+
+
+def _add_steps(session: Session, run_uid: str, folded: Reports, report: StepReport) -> Reports:
+    sequence = metric_rows.newest_sequence(session, run_uid)
+    rows = []
+    for step, values in report.rows:
+        sequence += 1
+        at = datetime.fromtimestamp(step.at, UTC)
+        rows.append(MetricRow(step.step, step.epoch, sequence, folding.is_replay(folded, step), at, values))
+        folded = folding.add_steps(folded, (step,))
+    metric_rows.upsert(session, run_uid, rows)
+    return folded
+
+
+def _exit_event(exit_: WorkerExit) -> RunEvent:
+    how = f"signal {-exit_.exit_code}" if exit_.exit_code < 0 else f"exit code {exit_.exit_code}"
+    data = {
+        "pod": exit_.pod,
+        "rank": exit_.rank,
+        "epoch": exit_.epoch,
+        "exit_code": exit_.exit_code,
+        "step": exit_.step,
+    }
+    text = f"worker of rank {exit_.rank} ended with {how}"
+    return RunEvent("WORKER_EXITED", how.upper().replace(" ", "_"), text, data)

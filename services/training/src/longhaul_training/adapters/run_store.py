@@ -1,0 +1,156 @@
+"""Training runs in the database.
+
+The status has three parts with one writer each: `control` (the controller, under its term), `desired` (users' verbs,
+any replica), `reports` (agents' reports, under the term). Each write reads the row again under a lock and replaces
+its part only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from longhaul_core.clock import Clock
+from longhaul_core.db import Database, ResourceRow, events, resources
+from longhaul_core.errors import Aborted
+from sqlalchemy.orm import Session
+
+from longhaul_training.adapters import codec
+from longhaul_training.adapters.leadership import check_term
+from longhaul_training.domain.actions import RunEvent
+from longhaul_training.domain.reports import Reports
+from longhaul_training.domain.states import Control, Desired, Run, new_control
+
+KIND = "training-run"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run with what was reported of it and the version of its control record."""
+
+    run: Run
+    reports: Reports
+    row: ResourceRow
+
+    @property
+    def version(self) -> int:
+        """Grows with each write of the control record."""
+        return int(self.row.status["control_version"])
+
+
+def load(row: ResourceRow) -> StoredRun:
+    """Reads a row."""
+    return StoredRun(codec.load_run(row), codec.load_reports(row), row)
+
+
+class RunStore:
+    """Reads and writes runs."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def create(
+        self, project: str, run_id: str, spec: Mapping[str, Any], fingerprint: str, request_id: str
+    ) -> StoredRun:
+        """Accepts a run; raises AlreadyExists (SPEC_DIFFERS)."""
+        now = self._clock.now()
+
+        def transact(session: Session) -> ResourceRow:
+            return insert(session, project, run_id, spec, fingerprint, request_id, now)
+
+        return load(await self._db.run(transact))
+
+    async def get(self, project: str, run_id: str) -> StoredRun:
+        """Reads one run; raises NotFound."""
+        return load(await self._db.read(lambda session: resources.get(session, KIND, project, run_id)))
+
+    async def commit(self, stored: StoredRun, control: Control, happened: tuple[RunEvent, ...], term: int) -> StoredRun:
+        """Writes the control record that was decided on `stored`, with its events.
+
+        Raises Aborted: STALE_TERM when another replica leads, CONTROL_CHANGED when the record has moved since it was
+        read.
+        """
+        now = self._clock.now()
+
+        def transact(session: Session) -> ResourceRow:
+            check_term(session, term)
+            row = resources.get(session, KIND, stored.row.project, stored.row.id, for_update=True)
+            if row.uid != stored.row.uid or row.status["control_version"] != stored.version:
+                raise Aborted(f"the record of {stored.run.name} has moved", reason="CONTROL_CHANGED")
+            status = {**row.status, "control": codec.dump_control(control), "control_version": stored.version + 1}
+            row = resources.update(session, row, state=control.state.value, status=status, now=now)
+            append_events(session, row, happened, now)
+            return row
+
+        return load(await self._db.run(transact))
+
+    async def set_desired(
+        self, project: str, run_id: str, decide: Callable[[Run], Desired], happened: RunEvent
+    ) -> StoredRun:
+        """Records what the user wants; `decide` may refuse by raising. Wanting the same again writes nothing."""
+        now = self._clock.now()
+
+        def transact(session: Session) -> ResourceRow:
+            row = resources.get(session, KIND, project, run_id, for_update=True)
+            run = codec.load_run(row)
+            desired = decide(run)
+            if desired == run.desired:
+                return row
+            row = resources.update(session, row, status={**row.status, "desired": codec.dump_desired(desired)}, now=now)
+            append_events(session, row, (happened,), now)
+            return row
+
+        return load(await self._db.run(transact))
+
+
+def insert(
+    session: Session,
+    project: str,
+    run_id: str,
+    spec: Mapping[str, Any],
+    fingerprint: str,
+    request_id: str,
+    now: datetime,
+) -> ResourceRow:
+    """Accepts a run within a transaction of the caller."""
+    status = {
+        "control": codec.dump_control(new_control(now.timestamp())),
+        "control_version": 1,
+        "desired": codec.dump_desired(Desired()),
+        "reports": codec.dump_reports(Reports()),
+        "sequences": {},
+    }
+    row, created = resources.create(
+        session,
+        kind=KIND,
+        project=project,
+        id=run_id,
+        spec=dict(spec),
+        state="QUEUED",
+        status=status,
+        fingerprint=fingerprint,
+        request_id=request_id,
+        now=now,
+    )
+    if created:
+        append_events(session, row, (RunEvent("CREATED", "ACCEPTED", "the run was accepted"),), now)
+    return row
+
+
+def append_events(session: Session, row: ResourceRow, happened: tuple[RunEvent, ...], now: datetime) -> None:
+    """Adds events of a run in the caller's transaction."""
+    for event in happened:
+        events.append(
+            session,
+            row.kind,
+            row.project,
+            row.id,
+            type=event.type,
+            cause=event.cause,
+            message=event.message,
+            data=dict(event.data),
+            now=now,
+        )

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from longhaul_core.settings import ENVIRONMENT_PREFIX
 
 from longhaul_client.local.layout import Layout, ProcessMark
-
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")
 
 
 def mark_of(pid: int) -> ProcessMark | None:
@@ -48,8 +47,8 @@ def service_environment(layout: Layout, service: str) -> dict[str, str]:
 
 
 def base_environment() -> dict[str, str]:
-    """Return what every child needs of this process's environment."""
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    """Return this process's environment without settings of longhaul: those come from the layout alone."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     environment["PYTHONUNBUFFERED"] = "1"
     return environment
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import zstandard
 from longhaul_core.recipe import SourceKind
 
 from longhaul_ingest.adapters.readers.damage import Damage, Found
+from longhaul_ingest.adapters.readers.zstd_frames import read_frames
 from longhaul_ingest.domain.documents import Media, Page, failed
 from longhaul_ingest.domain.languages import language_of
 from longhaul_ingest.domain.planning import Piece
@@ -40,5 +42,5 @@ def _decompress(name: str, body: bytes) -> bytes:
     if name.lower().endswith(".gz"):
         return gzip.decompress(body)
     if name.lower().endswith(".zst"):
-        return zstandard.ZstdDecompressor().decompressobj(read_across_frames=True).decompress(body)
+        return b"".join(read_frames(BytesIO(body)))
     return body

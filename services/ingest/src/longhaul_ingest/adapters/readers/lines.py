@@ -13,10 +13,9 @@ import zstandard
 
 from longhaul_ingest.adapters.readers.damage import Damage, Found
 from longhaul_ingest.adapters.readers.gzip_members import Broken, read_members
+from longhaul_ingest.adapters.readers.zstd_frames import read_frames
 from longhaul_ingest.domain.documents import Passage, Record, dropped, failed
 from longhaul_ingest.domain.planning import Piece
-
-ZSTD_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +106,8 @@ def _gunzip(view: mmap | bytes, piece: Piece) -> Iterator[bytes | Damage]:
 
 
 def _unzstd(path: Path, piece: Piece) -> Iterator[bytes | Damage]:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-    with path.open("rb") as file, decompressor.stream_reader(file, read_across_frames=True) as reader:
-        while True:
-            try:
-                chunk = reader.read(ZSTD_READ_BYTES)
-            except zstandard.ZstdError as error:
-                yield Damage(piece.label, file.tell(), f"damaged Zstandard frame ({error})")
-                return
-            if not chunk:
-                return
-            yield chunk
+    with path.open("rb") as file:
+        try:
+            yield from read_frames(file)
+        except zstandard.ZstdError as error:
+            yield Damage(piece.label, file.tell(), f"damaged Zstandard frame ({error})")

@@ -16,6 +16,7 @@ from fastwarc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from longhaul_ingest.adapters.readers.damage import Damage, Found
 from longhaul_ingest.adapters.readers.gzip_members import MAGIC, Broken, read_members
+from longhaul_ingest.adapters.readers.http_body import BodyError, decode_body
 from longhaul_ingest.domain.documents import Media, Page, Record, dropped, failed
 from longhaul_ingest.domain.media import media_of
 from longhaul_ingest.domain.planning import Piece
@@ -80,7 +81,7 @@ def _boundary(view: mmap | bytes, position: int) -> int:
 
 def _parse(stream: IO[bytes], piece: Piece, offset: int) -> Iterator[Found]:
     try:
-        for record in ArchiveIterator(stream, record_types=WANTED, auto_decode="all", strict_mode=False):
+        for record in ArchiveIterator(stream, record_types=WANTED, strict_mode=False):
             yield _record(record, piece, offset)
     except BaseException as error:  # the parser's own panics are no Exceptions
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
@@ -110,12 +111,12 @@ def _record(record: WarcRecord, piece: Piece, offset: int) -> Record:
 
 
 def _page(url: str, record: WarcRecord, content_type: str | None, charset: str | None, extra: dict[str, str]) -> Record:
+    headers = record.http_headers if record.is_http_parsed else None
+    codings = (headers.get("Transfer-Encoding"), headers.get("Content-Encoding")) if headers else (None, None)
     try:
-        body = record.reader.read(MAXIMUM_BODY_BYTES + 1)
-    except Exception as error:
-        return failed(url, "damaged_body", f"{record.headers.get('Content-Encoding') or 'body'}: {error}"[:300])
-    if len(body) > MAXIMUM_BODY_BYTES:
-        return failed(url, "too_large", f"more than {MAXIMUM_BODY_BYTES} bytes")
+        body = decode_body(record.reader.read(MAXIMUM_BODY_BYTES + 1), *codings, MAXIMUM_BODY_BYTES)
+    except BodyError as error:
+        return failed(url, "damaged_body", str(error)[:300])
     media = media_of(content_type, body)
     if media is None:
         return dropped(url, "mime_type", content_type or "unknown")

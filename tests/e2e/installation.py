@@ -34,6 +34,10 @@ class Installation:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def json_unchecked(self, *arguments: str) -> Any:
+        """Return what the command printed with --json, whatever its exit code."""
+        return json.loads(self.longhaul(*arguments, "--json").stdout)
+
     def up(self, *arguments: str) -> None:
         """Start the services."""
         done = self.longhaul("up", "--port-base", "auto", "--workers", "1", *arguments)

@@ -19,13 +19,14 @@ ANY_PROJECT = "-"
 FINGERPRINT_CHARACTERS = 32
 """128 bits in hexadecimal: enough to tell configurations apart, short enough to read."""
 
+
 class Collection(StrEnum):
     """The collection part of resource names, one a kind of resource."""
 
     INGESTIONS = "ingestions"
     DATASETS = "datasets"
     CORPUS_BUILDS = "corpusBuilds"
-    TOKEN_SETS = "tokenSets"
+    TOKEN_SETS = "tokenSets"  # noqa: S105 - no password
     TOKENIZERS = "tokenizers"
     TRAINING_RUNS = "trainingRuns"
     TASKS = "tasks"

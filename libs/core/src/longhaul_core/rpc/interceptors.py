@@ -16,13 +16,16 @@ from longhaul_core.metrics import RpcMetrics
 from longhaul_core.rpc.auth import Authenticator, set_principal
 from longhaul_core.rpc.client import from_rpc_error
 from longhaul_core.rpc.handlers import Call, CallInterceptor, ServicerContext
-from longhaul_core.rpc.status import DETAILS_KEY, grpc_code, to_status
+from longhaul_core.rpc.status import DETAILS_KEY, cut, grpc_code, to_status
 
 LONGEST_UNARY_SECONDS = 60.0
 """A unary call without a deadline, or with a longer one, ends after this."""
 
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
 """Probes carry no credentials."""
+
+_SHORT_CHARACTERS = 300
+"""Of the plain message beside the status, for clients that do not read details; it is percent-encoded."""
 
 _DEFECTS = frozenset({ErrorCode.INTERNAL, ErrorCode.DATA_LOSS})
 
@@ -141,7 +144,9 @@ async def _abort(call: Call, context: ServicerContext, error: LonghaulError) -> 
 
 async def _send(context: ServicerContext, error: LonghaulError) -> None:
     status = to_status(error)
-    await context.abort(grpc_code(error.code), status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    await context.abort(
+        grpc_code(error.code), cut(status.message, _SHORT_CHARACTERS), ((DETAILS_KEY, status.SerializeToString()),)
+    )
 
 
 def _final_code(context: ServicerContext, cancelled: bool) -> str:

@@ -22,17 +22,22 @@ DETAILS_KEY = "grpc-status-details-bin"
 """The trailing metadata that carries a serialized `google.rpc.Status`."""
 
 _ACTION_KEY = "action"
-_MESSAGE_CHARACTERS = 1500
-_VALUE_CHARACTERS = 300
-_ENTRIES = 16
-"""Trailing metadata must stay below 8 KiB, or the client sees none of it."""
+MAXIMUM_BYTES = 5120
+"""Of a serialized status. With the short message beside it, it stays below the 8 KiB of headers that clients accept."""
+
+_SIZES = ((1500, 300, 16), (1000, 150, 12), (600, 60, 8), (300, 30, 4), (100, 20, 2))
+"""Characters of the message and of each other text, and entries of each list: the first that fits is sent."""
 
 
 def to_status(error: LonghaulError) -> status_pb2.Status:
     """Return an error as it goes over the wire, cut to what a trailer can hold."""
-    status = status_pb2.Status(code=grpc_code(error.code).value[0], message=_cut(error.message, _MESSAGE_CHARACTERS))
-    for detail in _details(error):
-        status.details.add().Pack(detail)
+    status = status_pb2.Status()
+    for message_characters, characters, entries in _SIZES:
+        status = status_pb2.Status(code=grpc_code(error.code).value[0], message=cut(error.message, message_characters))
+        for detail in _details(error, characters, entries):
+            status.details.add().Pack(detail)
+        if status.ByteSize() <= MAXIMUM_BYTES:
+            break
     return status
 
 
@@ -62,21 +67,27 @@ def grpc_code(code: ErrorCode) -> grpc.StatusCode:
     return grpc.StatusCode[code.name]
 
 
-def _details(error: LonghaulError) -> list[Any]:
-    metadata = dict(list(error.metadata.items())[:_ENTRIES])
+def cut(text: str, characters: int) -> str:
+    """Return a text, shortened with an ellipsis where it is longer."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def _details(error: LonghaulError, characters: int, entries: int) -> list[Any]:
+    metadata = {key[:characters]: cut(value, characters) for key, value in list(error.metadata.items())[:entries]}
     if error.action:
-        metadata[_ACTION_KEY] = error.action
-    metadata = {key: _cut(value, _VALUE_CHARACTERS) for key, value in metadata.items()}
-    details: list[Any] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata),
-    ]
+        metadata[_ACTION_KEY] = cut(error.action, 2 * characters)
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)]
     if isinstance(error, InvalidArgument) and error.violations:
-        details.append(_bad_request(error))
+        fields = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=cut(text, characters))
+            for field, text in error.violations[:entries]
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=fields))
     if isinstance(error, FailedPrecondition):
         violation = error_details_pb2.PreconditionFailure.Violation(
             type=error.reason,
-            subject=_cut(next(iter(error.metadata.values()), ""), _VALUE_CHARACTERS),
-            description=_cut(error.message, _VALUE_CHARACTERS),
+            subject=cut(next(iter(error.metadata.values()), ""), characters),
+            description=cut(error.message, characters),
         )
         details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
     if isinstance(error, Unavailable):
@@ -86,20 +97,8 @@ def _details(error: LonghaulError) -> list[Any]:
     return details
 
 
-def _bad_request(error: InvalidArgument) -> error_details_pb2.BadRequest:
-    violations = [
-        error_details_pb2.BadRequest.FieldViolation(field=field, description=_cut(text, _VALUE_CHARACTERS))
-        for field, text in error.violations[:_ENTRIES]
-    ]
-    return error_details_pb2.BadRequest(field_violations=violations)
-
-
 def _error_code(number: int) -> ErrorCode:
     for code in grpc.StatusCode:
         if code.value[0] == number and code.name in ErrorCode.__members__:
             return ErrorCode[code.name]
     return ErrorCode.INTERNAL
-
-
-def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[: characters - 1] + "…"

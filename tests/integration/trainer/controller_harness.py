@@ -169,6 +169,10 @@ class AgentProcess:
             stderr=self.log.open("wb"),
         )
 
+    def warmed(self) -> int:
+        """How many standbys have got warm so far."""
+        return self.errors().count('"standby warm"')
+
     def wait(self) -> int:
         return self.process.wait(timeout=DEADLINE_SECONDS)
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 from controller_harness import AgentProcess, Controller
 from longhaul.training.v1 import agent_pb2
 from longhaul_core.objects import open_store
-from trainer_harness import World, finish, start_workers
+from trainer_harness import World
 
-LONG = {"steps": 400, "checkpoint": {"every_steps": 20}, "validation": {"every_steps": 0}}
+StartAgent = Callable[..., AgentProcess]
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def controller() -> Iterator[Controller]:
 
 
 @pytest.fixture
-def start(world: World, controller: Controller) -> Iterator[Callable[..., AgentProcess]]:
+def start(world: World, controller: Controller) -> Iterator[StartAgent]:
     agents: list[AgentProcess] = []
 
     def make(slot: int, *, controllers: list[str] | None = None, **options: Any) -> AgentProcess:
@@ -36,7 +35,7 @@ def start(world: World, controller: Controller) -> Iterator[Callable[..., AgentP
         agent.kill()
 
 
-def join_all(controller: Controller, agents: list[AgentProcess]) -> list[str]:
+def join_all(controller: Controller, *agents: AgentProcess) -> list[str]:
     pods = [agent.pod for agent in agents]
     controller.wait(lambda: {join.pod for join in controller.joins} >= set(pods))
     return pods
@@ -51,35 +50,90 @@ def worker_process(controller: Controller, rank: int, epoch: int) -> int:
     return find()
 
 
-def config(world: World, **changes: Any) -> dict[str, Any]:
-    return world.config(**{"steps": 60, "checkpoint": {"every_steps": 10}, "validation": {"every_steps": 0}, **changes})
-
-
-@pytest.fixture
-def unbroken(world: World) -> dict[int, float]:
-    """Losses of the run without a fault."""
-    rows = finish(start_workers(world, 2, trainer_config=config(world)))
-    world.checkpoints.committed.clear()
-    return {row.step: row.loss for row in rows}
-
-
-def test_worker_killed_and_resumed_has_the_losses_of_the_unbroken_run(
-    world: World, controller: Controller, start: Callable[..., AgentProcess], unbroken: dict[int, float]
+def test_worker_and_then_agent_killed_leave_the_losses_of_the_unbroken_run(
+    world: World, controller: Controller, start: StartAgent, unbroken: dict[int, float], long_run: dict[str, Any]
 ) -> None:
-    pods = join_all(controller, [start(0), start(1)])
-    controller.start_epoch(pods, 1, world, trainer_config=config(world))
-    controller.wait_step(23)
-    os.kill(worker_process(controller, 1, 1), signal.SIGKILL)
+    first, second = start(0), start(1)
+    pods = join_all(controller, first, second)
+    controller.start_epoch(pods, 1, world, trainer_config=long_run)
+    victim = worker_process(controller, 1, 1)
+    controller.wait_step(12)
+    os.kill(victim, signal.SIGSTOP)
+    controller.wait(lambda: first.warmed() == second.warmed() == 2)
+    os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
     controller.wait(lambda: any(e.exit_code == -signal.SIGKILL for e in controller.of("worker_exit")))
     detected = time.monotonic() - killed
-    resume = controller.resume(world)
-    controller.start_epoch(pods, 2, world, trainer_config=config(world), **resume)
+    controller.start_epoch(pods, 2, world, trainer_config=long_run, **controller.resume(world))
     controller.wait(lambda: any(row.epoch == 2 for row in controller.rows()))
     first_step = time.monotonic() - killed
+
+    second.kill()
+    third = start(1, incarnation=1)
+    pods = join_all(controller, first, third)
+    controller.start_epoch(pods, 3, world, trainer_config=long_run, **controller.resume(world))
     controller.wait(lambda: len(controller.of("run_finished")) == 1)
-    resumed_at = min(row.step for row in controller.rows() if row.epoch == 2)
-    assert 10 < resumed_at <= 24
+
+    epochs = [{row.step for row in controller.rows() if row.epoch == epoch} for epoch in (1, 2, 3)]
+    assert all(epochs)
+    assert min(epochs[1]) > 10
     assert controller.losses() == unbroken
     assert detected < 3
     assert first_step < 10
+
+
+def test_controller_away_and_back_gets_every_row_once_while_training_goes_on(
+    world: World, controller: Controller, start: StartAgent, unbroken: dict[int, float], long_run: dict[str, Any]
+) -> None:
+    follower = Controller(leader=controller.address)
+    agent = start(0, controllers=[follower.address, controller.address])
+    pods = join_all(controller, agent)
+    controller.start_epoch(pods, 1, world, trainer_config=long_run)
+    controller.wait_step(3)
+    controller.stop()
+    steps_seen = len(controller.rows())
+    world.checkpoints.wait_step(30)
+    back = Controller(port=controller.port, term=2, known=controller)
+    back.wait(lambda: len(back.of("run_finished")) == 1)
+    follower.stop()
+
+    assert steps_seen < 30
+    assert [row.step for row in back.rows()] == list(range(1, 61))
+    assert back.joins[0].epoch == 1
+    assert back.joins[0].term == 1
+    sequences = sorted(back.reports[agent.pod])
+    assert sequences == list(range(1, len(sequences) + 1))
+    back.send(agent.pod, shutdown=agent_pb2.Shutdown(reason="done"))
+    assert agent.wait() == 0, agent.errors()
+    logged = "".join(open_store(world.url).get(chunk.key).decode() for chunk in back.of("log_chunk"))
+    assert logged.count("checkpoint committed") == 6
+    back.stop()
+
+
+def test_pod_ended_by_the_system_checkpoints_and_exits_as_preempted(
+    world: World, controller: Controller, start: StartAgent, long_run: dict[str, Any]
+) -> None:
+    agent = start(0)
+    pods = join_all(controller, agent)
+    controller.start_epoch(pods, 1, world, trainer_config={**long_run, "steps": 2000})
+    controller.wait_step(3)
+    agent.process.send_signal(signal.SIGTERM)
+    assert agent.wait() == 82, agent.errors()
+    exit_ = controller.of("worker_exit")[0]
+    assert exit_.exit_code == 82
+    assert exit_.step in world.checkpoints.committed
+
+
+def test_command_of_an_older_term_is_refused(world: World, controller: Controller, start: StartAgent) -> None:
+    agent = start(0)
+    pods = join_all(controller, agent)
+    controller.term = 5
+    controller.send(pods[0], prepare_epoch=agent_pb2.PrepareEpoch(epoch=3))
+    controller.wait(lambda: len(controller.of("epoch_ready")) == 1)
+    controller.term = 4
+    controller.send(pods[0], shutdown=agent_pb2.Shutdown(reason="old leader"))
+    controller.term = 5
+    controller.send(pods[0], prepare_epoch=agent_pb2.PrepareEpoch(epoch=4, bind_rendezvous=True))
+    controller.wait(lambda: len(controller.of("epoch_ready")) == 2)
+    assert agent.process.poll() is None
+    assert controller.of("epoch_ready")[1].rendezvous_address.startswith("127.0.0.1:")

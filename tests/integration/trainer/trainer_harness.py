@@ -94,6 +94,7 @@ class CheckpointServer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         self.manifests: dict[int, str] = {}
         self.verified: list[str] = []
         self.minimum_epoch = 0
+        self._arrived = threading.Condition()
         self.refusals_left = 0
         self._server = grpc.server(futures.ThreadPoolExecutor(4))
         checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(self, self._server)
@@ -102,6 +103,11 @@ class CheckpointServer(checkpoint_pb2_grpc.CheckpointServiceServicer):
 
     def stop(self) -> None:
         self._server.stop(None).wait()
+
+    def wait_step(self, step: int) -> None:
+        """Waits until a checkpoint of at least this step is committed."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: max(self.committed, default=0) >= step, DEADLINE_SECONDS)
 
     def BeginCheckpoint(self, request: Any, context: Any) -> Any:
         self._check(request.epoch, context)
@@ -128,7 +134,9 @@ class CheckpointServer(checkpoint_pb2_grpc.CheckpointServiceServicer):
             extra={"lineage": MessageToDict(request.lineage)},
         )
         write_manifest(self.store, key, manifest)
-        self.committed[step], self.manifests[step] = request, key
+        with self._arrived:
+            self.committed[step], self.manifests[step] = request, key
+            self._arrived.notify_all()
         return checkpoint_pb2.Checkpoint(metadata={"name": request.name}, step=step, manifest_key=key)
 
     def VerifyCheckpoint(self, request: Any, context: Any) -> Any:

@@ -7,6 +7,7 @@ import asyncio
 from longhaul_core.logging import get_logger
 
 from longhaul_trainer.agent.worker import ExitHandler, MessageHandler, Worker
+from longhaul_trainer.wire import Warm, WorkerMessage
 
 _log = get_logger(__name__)
 _REFILL_PAUSE_SECONDS = 1.0
@@ -28,7 +29,7 @@ class StandbyPool:
         async with self._filling:
             self._standbys = [worker for worker in self._standbys if worker.alive]
             while len(self._standbys) < self._size and not self._closed:
-                self._standbys.append(await Worker.spawn(self._on_message, self._standby_exited))
+                self._standbys.append(await Worker.spawn(self._announce_warm, self._standby_exited))
 
     async def take(self) -> Worker:
         """A worker for a rank, the warmest first; starts one where none is left."""
@@ -45,6 +46,11 @@ class StandbyPool:
         async with self._filling:
             pass
         await asyncio.gather(*(worker.kill() for worker in self._standbys))
+
+    def _announce_warm(self, worker: Worker, message: WorkerMessage) -> None:
+        if isinstance(message, Warm):
+            _log.info("standby warm", process_id=worker.process.pid)
+        self._on_message(worker, message)
 
     def _standby_exited(self, worker: Worker, code: int) -> None:
         if worker.assignment is not None:

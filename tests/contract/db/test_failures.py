@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
-from longhaul_core.db import Database, EventRow, events
+from longhaul_core.db import Database, EventRow, events, leases
 from longhaul_core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -113,3 +118,75 @@ def test_disk_full_keeps_what_was_committed_and_goes_on_when_freed(small_disk: P
     found = database.read_sync(lambda session: events.list_events(session, "run", "p", "r"))
     database.close()
     assert [event.data["n"] for event in found] == list(range(len(committed) + 1))
+
+
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from longhaul_core.db import Database, events
+database = Database.open(sys.argv[1])
+for number in range(1_000_000):
+    database.run_sync(
+        lambda session: events.append(session, "run", "p", "r", type="T", data={"n": number}, now=datetime.now(UTC))
+    )
+    print(number, flush=True)
+"""
+
+
+def test_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'db.sqlite3'}"
+    process = subprocess.Popen([sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(50):
+        process.stdout.readline()
+    process.kill()
+    acknowledged = 50 + len(process.stdout.read().split("\n")) - 1
+    process.wait()
+    database = Database.open(url)
+    found = database.read_sync(lambda session: events.list_events(session, "run", "p", "r", limit=1_000_000))
+    database.close()
+    assert [event.data["n"] for event in found] == list(range(len(found)))
+    assert acknowledged <= len(found) <= acknowledged + 1
+
+
+@pytest.mark.needs_program("postgres")
+def test_postgres_connection_lost_in_a_transaction_writes_nothing_and_the_next_works(postgres_url: str) -> None:
+    database = Database.open(postgres_url, migrated=True)
+
+    def cut_off(session: Session) -> None:
+        append(session, 1)
+        backend = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", (backend,))
+        append(session, 2)
+
+    with pytest.raises(Unavailable) as caught:
+        database.run_sync(cut_off)
+    assert caught.value.reason == "DATABASE_UNAVAILABLE"
+    database.run_sync(lambda session: append(session, 3))
+    found = database.read_sync(lambda session: events.list_events(session, "run", "p", "r"))
+    database.close()
+    assert [event.data["n"] for event in found] == [3]
+
+
+@pytest.mark.needs_program("postgres")
+def test_postgres_deadlock_is_run_again_until_both_succeed(postgres_url: str) -> None:
+    database = Database.open(postgres_url, migrated=True)
+    both_hold_one = threading.Barrier(2, timeout=10)
+    attempts: list[str] = []
+
+    def take(first: str, second: str) -> None:
+        def transact(session: Session) -> None:
+            leases.acquire(session, first, "me", "", 60)
+            attempts.append(first)
+            if len(attempts) <= 2:
+                both_hold_one.wait()
+            leases.acquire(session, second, "me", "", 60)
+
+        database.run_sync(transact)
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(take, "a", "b"), threads.submit(take, "b", "a")]:
+            done.result(30)
+    database.close()
+    assert len(attempts) == 3, "no deadlock happened"

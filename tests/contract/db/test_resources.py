@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db import Database, ResourceRow, events, resources
 from longhaul_core.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from sqlalchemy.orm import Session
 
@@ -199,3 +199,20 @@ async def test_concurrent_creates_of_one_id_make_one(open_database: Any) -> None
     answers = await asyncio.gather(*(replicas[number % 2].run(create) for number in range(20)))
     assert sum(created for _, created in answers) == 1
     assert len({row.uid for row, _ in answers}) == 1
+
+
+def test_numbers_that_json_lacks_are_stored_as_null(db: Database) -> None:
+    made, _ = make(db, spec={"loss": float("nan"), "list": [1.5, float("inf")], "x": 0.1 + 0.2})
+    assert get(db).spec == {"loss": None, "list": [1.5, None], "x": 0.1 + 0.2}
+    assert get(db).revision == made.revision
+
+
+def test_text_that_databases_refuse_is_stored_replaced(db: Database) -> None:
+    event = db.run_sync(
+        lambda session: events.append(
+            session, "run", "demo", "a", type="LOG", message="a\x00b\udc80ä\n", data={"m": "a\x00b\udc80"}, now=NOW
+        )
+    )
+    (stored,) = db.read_sync(lambda session: events.list_events(session, "run", "demo", "a"))
+    assert stored.message == "a\ufffdb\ufffdä\n"
+    assert stored.data == event.data

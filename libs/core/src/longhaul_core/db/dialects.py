@@ -1,8 +1,11 @@
-"""What SQLite and PostgreSQL write differently."""
+"""What SQLite and PostgreSQL do differently, made one."""
 
 from __future__ import annotations
 
+import json
+import math
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import Table, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -24,6 +27,22 @@ def database_now(session: Session) -> datetime:
 def insert_for(session: Session, table: Table) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return sqlite.insert(table) if _is_sqlite(session) else postgresql.insert(table)
+
+
+def encode_json(value: Any) -> str:
+    """Write a JSON column; NaN and infinities, which JSON lacks and PostgreSQL refuses, become null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _is_sqlite(session: Session) -> bool:

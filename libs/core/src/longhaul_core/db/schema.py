@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from sqlalchemy import (
@@ -42,6 +43,19 @@ class UtcDateTime(TypeDecorator[datetime]):
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
+
+class StorableText(TypeDecorator[str]):
+    """Text that both databases take: NUL and lone surrogates, which logs and file names may hold, become U+FFFD."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Replace what cannot be stored."""
+        return None if value is None else _UNSTORABLE.sub("\ufffd", value)
+
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 """SQLite generates ids for INTEGER alone."""
@@ -87,7 +101,7 @@ events = Table(
     Column("at", UtcDateTime, nullable=False),
     Column("type", String(63), nullable=False),
     Column("cause", String(127), nullable=False),
-    Column("message", Text, nullable=False),
+    Column("message", StorableText, nullable=False),
     Column("data", JSON, nullable=False),
     Index("events_by_resource", "kind", "project", "id", "revision"),
 )
@@ -106,7 +120,7 @@ work_items = Table(
     Column("attempts", Integer, nullable=False),
     Column("available_at", UtcDateTime, nullable=False),
     Column("result", JSON(none_as_null=True), nullable=True),
-    Column("error", Text, nullable=False),
+    Column("error", StorableText, nullable=False),
     UniqueConstraint("job", "phase", "position", name="work_items_position"),
     Index("work_items_claimable", "state", "available_at"),
     sqlite_autoincrement=True,  # an id that was used once never names another item

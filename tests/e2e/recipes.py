@@ -6,93 +6,21 @@ from typing import Any
 
 import yaml
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "that",
-    "have",
-    "it",
-    "for",
-    "with",
-    "as",
-    "was",
-    "be",
-    "are",
-    "this",
-    "but",
-    "by",
-    "from",
-    "or",
-    "which",
-    "one",
-    "would",
-    "all",
-    "will",
-    "there",
-    "say",
-    "who",
-    "make",
-    "when",
-    "can",
-    "more",
-    "if",
-    "no",
-    "man",
-    "out",
-    "other",
-    "so",
-    "what",
-    "time",
-    "up",
-    "go",
-    "about",
-    "than",
-    "into",
-    "could",
-    "state",
-    "only",
-    "new",
-    "year",
-    "some",
-    "take",
-    "come",
-    "these",
-    "know",
-    "see",
-    "use",
-    "get",
-    "like",
-    "then",
-    "first",
-    "any",
-    "work",
-    "now",
-    "may",
-    "such",
-    "give",
-    "over",
-    "think",
-    "most",
-    "even",
-    "find",
-    "day",
-    "also",
-    "after",
-    "way",
-    "many",
-]
+COMMON_WORDS = """
+the of and to in that have it for with as was be are this but by from or which one would all will there say
+who make when can more if no man out other so what time up go about than into could state only new year some
+take come these know see use get like then first any work now may such give over think most even find day also
+after way many
+"""
 
 
 def write_documents(folder: Path, *, documents: int = 120, sentences: int = 40, seed: int = 1) -> Path:
     """Write text files of random English-like sentences that the quality filters keep."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = random.Random(seed)
+    generator, words = random.Random(seed), COMMON_WORDS.split()
     for index in range(documents):
         lines = [
-            " ".join(generator.choices(WORDS, k=generator.randint(8, 16))).capitalize() + "." for _ in range(sentences)
+            " ".join(generator.choices(words, k=generator.randint(8, 16))).capitalize() + "." for _ in range(sentences)
         ]
         (folder / f"document-{index:04d}.txt").write_text("\n".join(lines) + "\n")
     return folder

@@ -33,6 +33,16 @@ class EngineSettings(Protocol):
         ...
 
 
-def open_engine(settings: EngineSettings, *, preload: Sequence[str] = ()) -> Engine:
-    """Return the engine that the settings name; `preload` lists modules that workers import before their first task."""
-    return LocalEngine(settings.resolved_workers, preload=preload)
+def open_engine(
+    settings: EngineSettings, *, preload: Sequence[str] = (), memory_limit_bytes: int | None = None
+) -> Engine:
+    """Return the engine that the settings name.
+
+    A task may hold `memory_limit_bytes`; on Ray it also reserves them. Local workers import the modules of `preload`
+    before their first task. For Ray, the cluster is the one that RAY_ADDRESS names, else one is started here.
+    """
+    if settings.engine == "ray":
+        from longhaul_core.engine.ray_engine import RayEngine
+
+        return RayEngine.connect(memory_bytes=memory_limit_bytes or 0)
+    return LocalEngine(settings.resolved_workers, preload=preload, memory_limit_bytes=memory_limit_bytes)

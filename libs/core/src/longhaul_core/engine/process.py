@@ -10,9 +10,21 @@ from contextlib import suppress
 import psutil
 
 from longhaul_core.engine.failures import RemoteTaskError, WorkerDied, WorkerMemoryExceeded
-from longhaul_core.engine.frames import Failed, Progress, Ready, Result, Run, Setup, Started, encode, receive_async
+from longhaul_core.engine.messages import (
+    Failed,
+    Progress,
+    Ready,
+    Result,
+    Run,
+    Setup,
+    Started,
+    dump,
+    frame,
+    receive_async,
+)
 from longhaul_core.engine.protocol import OnProgress, Payload
 
+_STDERR = 2
 _MEMORY_POLL_SECONDS = 0.25
 
 
@@ -43,7 +55,7 @@ class WorkerProcess:
                 str(theirs.fileno()),
                 str(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
+                stdout=_STDERR,  # what a task prints must not mix with what the service prints
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
@@ -85,7 +97,7 @@ class WorkerProcess:
         await asyncio.shield(self._process.wait())
 
     async def _begin(self, setup: Setup) -> None:
-        self._writer.write(encode(setup))
+        self._writer.write(frame(dump(setup)))
         answer = await receive_async(self._reader)
         if isinstance(answer, Failed):
             raise RemoteTaskError(answer.record)
@@ -94,7 +106,7 @@ class WorkerProcess:
 
     async def _converse(self, task: str, payload: bytes, on_progress: OnProgress | None) -> Payload:
         with suppress(ConnectionError):
-            self._writer.write(encode(Run(task, payload)))
+            self._writer.write(frame(dump(Run(task, payload))))
             await self._writer.drain()
         if not isinstance(await receive_async(self._reader), Started):
             raise TaskNotStarted
@@ -121,7 +133,8 @@ class WorkerProcess:
 
     async def _watch_memory(self, limit_bytes: int) -> None:
         while self._memory_used_bytes <= limit_bytes:
-            await asyncio.sleep(_MEMORY_POLL_SECONDS)
+            await asyncio.sleep(_STDERR = 2
+_MEMORY_POLL_SECONDS)
             self._memory_used_bytes = await asyncio.to_thread(_resident_bytes, self._process.pid)
         self._signal_group()
 

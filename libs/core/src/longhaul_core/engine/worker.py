@@ -7,16 +7,14 @@ import ctypes
 import faulthandler
 import importlib
 import os
-import pickle
 import signal
 import socket
 import sys
 import threading
 
+from longhaul_core.engine.execution import execute
 from longhaul_core.engine.failures import record_error
-from longhaul_core.engine.frames import Answer, Failed, Progress, Ready, Result, Run, Setup, Started, encode, receive
-from longhaul_core.engine.progress import reporting_to
-from longhaul_core.engine.protocol import load_task
+from longhaul_core.engine.messages import Answer, Failed, Progress, Ready, Setup, Started, dump, frame, receive
 
 _PR_SET_PDEATHSIG = 1
 _THREAD_VARIABLES = (
@@ -43,7 +41,7 @@ def main(descriptor: int, parent: int) -> None:
         answers.send(Ready())
         while (message := receive(requests)) is not None:
             answers.send(Started())
-            answers.send_encoded(_run(message, answers))
+            answers.send_pickled(execute(message.task, message.payload, lambda value: answers.send(Progress(value))))
 
 
 class _Answers:
@@ -54,22 +52,11 @@ class _Answers:
         self._lock = threading.Lock()
 
     def send(self, message: Answer) -> None:
-        self.send_encoded(encode(message))
+        self.send_pickled(dump(message))
 
-    def send_encoded(self, frame: bytes) -> None:
+    def send_pickled(self, body: bytes) -> None:
         with self._lock:
-            self._connection.sendall(frame)
-
-
-def _run(message: Run, answers: _Answers) -> bytes:
-    try:
-        with reporting_to(lambda value: answers.send(Progress(value))):
-            value = load_task(message.task)(pickle.loads(message.payload))  # noqa: S301  from our own parent
-        if not isinstance(value, dict):
-            raise TypeError(f"Task {message.task} returned {type(value).__name__}, not dict.")
-        return encode(Result(value))
-    except BaseException as error:
-        return encode(Failed(record_error(error)))
+            self._connection.sendall(frame(body))
 
 
 def _prepare(setup: Setup) -> None:

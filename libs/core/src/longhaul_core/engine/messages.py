@@ -1,4 +1,4 @@
-"""Messages between engine and worker: a length of eight bytes, then a pickle. Both ends are this program."""
+"""Messages between engine and worker, pickled: both ends are this program. On a socket, their length goes before."""
 
 import asyncio
 import pickle
@@ -62,9 +62,18 @@ class Failed:
 Answer = Ready | Started | Progress | Result | Failed
 
 
-def encode(message: object) -> bytes:
-    """Return the frame of a message."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+def dump(message: object) -> bytes:
+    """Pickle a message."""
+    return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def load(body: bytes) -> Any:
+    """Read what `dump` gave."""
+    return pickle.loads(body)  # noqa: S301  the peer is our own process
+
+
+def frame(body: bytes) -> bytes:
+    """Put the length before a pickled message."""
     return len(body).to_bytes(_LENGTH_BYTES) + body
 
 
@@ -73,7 +82,7 @@ def receive(stream: BinaryIO) -> Any:
     header = stream.read(_LENGTH_BYTES)
     if len(header) < _LENGTH_BYTES:
         return None
-    return pickle.loads(stream.read(int.from_bytes(header)))  # noqa: S301  the peer is our own process
+    return load(stream.read(int.from_bytes(header)))
 
 
 async def receive_async(stream: asyncio.StreamReader) -> Any:
@@ -83,4 +92,4 @@ async def receive_async(stream: asyncio.StreamReader) -> Any:
         body = await stream.readexactly(int.from_bytes(header))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    return pickle.loads(body)  # noqa: S301  the peer is our own process
+    return load(body)

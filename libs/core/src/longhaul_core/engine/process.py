@@ -133,8 +133,7 @@ class WorkerProcess:
 
     async def _watch_memory(self, limit_bytes: int) -> None:
         while self._memory_used_bytes <= limit_bytes:
-            await asyncio.sleep(_STDERR = 2
-_MEMORY_POLL_SECONDS)
+            await asyncio.sleep(_MEMORY_POLL_SECONDS)
             self._memory_used_bytes = await asyncio.to_thread(_resident_bytes, self._process.pid)
         self._signal_group()
 

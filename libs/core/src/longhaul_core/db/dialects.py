@@ -17,7 +17,7 @@ def database_now(session: Session) -> datetime:
 
     Leases of all replicas are judged by this clock.
     """
-    if _is_sqlite(session):
+    if is_sqlite(session):
         value = session.execute(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')")).scalar_one()
         return datetime.fromisoformat(value).replace(tzinfo=UTC)
     moment: datetime = session.execute(text("SELECT clock_timestamp()")).scalar_one()
@@ -26,7 +26,12 @@ def database_now(session: Session) -> datetime:
 
 def insert_for(session: Session, table: Table) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
-    return sqlite.insert(table) if _is_sqlite(session) else postgresql.insert(table)
+    return sqlite.insert(table) if is_sqlite(session) else postgresql.insert(table)
+
+
+def is_sqlite(session: Session) -> bool:
+    """Tell whether this is the embedded database."""
+    return session.get_bind().dialect.name == "sqlite"
 
 
 def encode_json(value: Any) -> str:
@@ -43,7 +48,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _is_sqlite(session: Session) -> bool:
-    return session.get_bind().dialect.name == "sqlite"

@@ -29,7 +29,9 @@ class EventRow:
     data: dict[str, Any]
 
 
-_COLUMNS = [events.c[field.name] for field in fields(EventRow)]
+_NAMES = [field.name for field in fields(EventRow)]
+_COLUMNS = [events.c[name] for name in _NAMES]
+_INSERT = insert(events)
 
 
 def append(
@@ -46,7 +48,7 @@ def append(
 ) -> EventRow:
     """Append an event in the transaction that makes it true."""
     row = EventRow(next_revision(session), kind, project, id, now, type, cause, message, dict(data or {}))
-    session.execute(insert(events).values({field.name: getattr(row, field.name) for field in fields(row)}))
+    session.execute(_INSERT, {name: getattr(row, name) for name in _NAMES})
     return row
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, insert, select, tuple_
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
@@ -53,7 +53,15 @@ class Page:
     revision: int
 
 
-_COLUMNS = [resources.c[field.name] for field in fields(ResourceRow)]
+_NAMES = [field.name for field in fields(ResourceRow)]
+_COLUMNS = [resources.c[name] for name in _NAMES]
+_INSERT = insert(resources)
+_IN_PROJECT = and_(resources.c.kind == bindparam("of_kind"), resources.c.project == bindparam("of_project"))
+_BY_ID = select(*_COLUMNS).where(_IN_PROJECT, resources.c.id == bindparam("of_id"))
+_BY_REQUEST = select(*_COLUMNS).where(
+    _IN_PROJECT, resources.c.request_id == bindparam("of_request"), ~resources.c.deleted
+)
+"""Statements of the paths that every call takes are built once; building one costs as much as running it."""
 
 
 def create(
@@ -80,9 +88,10 @@ def create(
         InvalidArgument: The request id made another resource before.
     """
     lock_revisions(session)
+    place = _find_any(session, kind, project, id)
     existing = _find_earlier(session, kind, project, id, fingerprint, request_id)
-    if existing is None:
-        existing = find(session, kind, project, id)
+    if existing is None and place is not None and not place.deleted:
+        existing = place
     if existing is not None:
         if request_id and existing.request_id == request_id:
             return existing, False
@@ -104,15 +113,16 @@ def create(
         updated_at=now,
         deleted=False,
     )
-    session.execute(sql_delete(resources).where(_key(kind, project, id)))
-    session.execute(insert(resources).values({field.name: getattr(row, field.name) for field in fields(row)}))
+    if place is not None:  # the mark of a deleted one
+        session.execute(sql_delete(resources).where(_key(kind, project, id)))
+    session.execute(_INSERT, {name: getattr(row, name) for name in _NAMES})
     return row, True
 
 
 def find(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:
     """Return a resource, or None where it does not exist or is deleted."""
-    found = session.execute(_select().where(_key(kind, project, id), ~resources.c.deleted)).one_or_none()
-    return _row(found) if found else None
+    row = _find_any(session, kind, project, id)
+    return row if row is not None and not row.deleted else None
 
 
 def get(session: Session, kind: str, project: str, id: str, *, for_update: bool = False) -> ResourceRow:
@@ -234,19 +244,17 @@ def count(session: Session, kind: str, project: str, *, states: Collection[str] 
     return int(session.execute(statement).scalar_one())
 
 
+def _find_any(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:
+    found = session.execute(_BY_ID, {"of_kind": kind, "of_project": project, "of_id": id}).one_or_none()
+    return _row(found) if found else None
+
+
 def _find_earlier(
     session: Session, kind: str, project: str, id: str, fingerprint: str, request_id: str
 ) -> ResourceRow | None:
     if not request_id:
         return None
-    found = session.execute(
-        _select().where(
-            resources.c.kind == kind,
-            resources.c.project == project,
-            resources.c.request_id == request_id,
-            ~resources.c.deleted,
-        )
-    ).first()
+    found = session.execute(_BY_REQUEST, {"of_kind": kind, "of_project": project, "of_request": request_id}).first()
     if found is None:
         return None
     row = _row(found)

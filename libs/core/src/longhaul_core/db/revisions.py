@@ -10,32 +10,34 @@ from __future__ import annotations
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from longhaul_core.db.dialects import is_sqlite
 from longhaul_core.db.schema import counters
 
 REVISION_COUNTER = "revision"
 _TAKEN = "longhaul_revision"
 
+_COUNTER = counters.c.name == REVISION_COUNTER
+_TAKE = update(counters).where(_COUNTER).values(value=counters.c.value + 1).returning(counters.c.value)
+_READ = select(counters.c.value).where(_COUNTER)
+_LOCK = _READ.with_for_update()
+
 
 def next_revision(session: Session) -> int:
     """Take the next revision and hold the counter until the transaction ends."""
-    value = session.execute(
-        update(counters)
-        .where(counters.c.name == REVISION_COUNTER)
-        .values(value=counters.c.value + 1)
-        .returning(counters.c.value)
-    ).scalar_one()
-    session.info[_TAKEN] = int(value)
-    return int(value)
+    value = int(session.execute(_TAKE).scalar_one())
+    session.info[_TAKEN] = value
+    return value
 
 
 def lock_revisions(session: Session) -> None:
     """Keep every other writer of resources waiting until this transaction ends, without taking a revision."""
-    session.execute(select(counters.c.value).where(counters.c.name == REVISION_COUNTER).with_for_update())
+    if not is_sqlite(session):  # where a write transaction holds the whole database anyway
+        session.execute(_LOCK)
 
 
 def current_revision(session: Session) -> int:
     """Return the last revision that is committed, or that this transaction took."""
-    return int(session.execute(select(counters.c.value).where(counters.c.name == REVISION_COUNTER)).scalar_one())
+    return int(session.execute(_READ).scalar_one())
 
 
 def taken_revision(session: Session) -> int | None:

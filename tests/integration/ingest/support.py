@@ -88,6 +88,11 @@ class Client:
         await self.create(id, wanted)
         return await self.end(id)
 
+    async def events(self, id: str) -> list[str]:
+        """The types of an ingestion's events."""
+        request = ingestion.ListIngestionEventsRequest(name=f"{PROJECT}/ingestions/{id}")
+        return [event.type for event in (await self.ingestions.ListIngestionEvents(request)).events]
+
     async def dataset(self, id: str) -> dataset.Dataset:
         return await self.datasets.GetDataset(dataset.GetDatasetRequest(name=f"{PROJECT}/datasets/{id}"))
 

@@ -50,7 +50,7 @@ class Job:
     @classmethod
     def of(cls, row: ResourceRow) -> "Job":
         """The present attempt at a resource."""
-        return cls(row.kind, row.project, row.id, f"{row.uid[:8]}-{row.status.get('attempt', 1)}")
+        return cls(row.kind, row.project, row.id, f"{row.uid[:8]}-{row.status['attempt']}")
 
 
 def dump_spec(spec: BuildSpec) -> dict[str, Any]:
@@ -101,10 +101,9 @@ def context_of(row: ResourceRow, store_url: str) -> BuildContext:
 
 
 def object_prefix(row: ResourceRow, collection: str) -> str:
-    """Folder of what an attempt writes; a repeated attempt has one of its own, so that none sees another's objects."""
-    attempt = int(row.status.get("attempt", 1))
-    suffix = "" if attempt == 1 else f"-{attempt}"
-    return f"projects/{row.project}/{collection}/{row.id}/{row.fingerprint[:_FINGERPRINT_IN_KEYS]}{suffix}"
+    """Folder of what an attempt writes; each has one of its own, so that none sees or removes another's objects."""
+    digest = row.fingerprint[:_FINGERPRINT_IN_KEYS]
+    return f"projects/{row.project}/{collection}/{row.id}/{digest}-{Job.of(row).attempt}"
 
 
 def reason_of(error: LonghaulError) -> dict[str, Any]:

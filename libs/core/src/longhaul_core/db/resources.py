@@ -6,62 +6,48 @@ A deleted resource leaves its row as a mark, so that watchers learn of it; a new
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, insert, select, tuple_
 from sqlalchemy import delete as sql_delete
+from sqlalchemy import func, tuple_
 from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
 
 from longhaul_core.db.differences import differences
 from longhaul_core.db.revisions import current_revision, lock_revisions, next_revision
+from longhaul_core.db.rows import (
+    COLUMNS,
+    Page,
+    ResourceRow,
+    find_any,
+    find_by_request,
+    insert_row,
+    key,
+    listing,
+    row_of,
+    select_rows,
+)
 from longhaul_core.db.schema import resources
 from longhaul_core.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from longhaul_core.ids import ANY_PROJECT, new_uid
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
 
+__all__ = [
+    "Page",
+    "ResourceRow",
+    "changes",
+    "count",
+    "create",
+    "delete",
+    "find",
+    "get",
+    "list_all",
+    "list_page",
+    "update",
+]
+
 _SHOWN_DIFFERENCES = 12
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceRow:
-    """A resource as it is stored. `spec` is what was asked for, `status` what became of it; treat both as read-only."""
-
-    kind: str
-    project: str
-    id: str
-    uid: str
-    revision: int
-    fingerprint: str
-    request_id: str
-    state: str
-    spec: dict[str, Any]
-    status: dict[str, Any]
-    created_at: datetime
-    updated_at: datetime
-    deleted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a List; a Watch after `revision` misses nothing that the page did not show."""
-
-    rows: tuple[ResourceRow, ...]
-    next_page_token: str
-    revision: int
-
-
-_NAMES = [field.name for field in fields(ResourceRow)]
-_COLUMNS = [resources.c[name] for name in _NAMES]
-_INSERT = insert(resources)
-_IN_PROJECT = and_(resources.c.kind == bindparam("of_kind"), resources.c.project == bindparam("of_project"))
-_BY_ID = select(*_COLUMNS).where(_IN_PROJECT, resources.c.id == bindparam("of_id"))
-_BY_REQUEST = select(*_COLUMNS).where(
-    _IN_PROJECT, resources.c.request_id == bindparam("of_request"), ~resources.c.deleted
-)
-"""Statements of the paths that every call takes are built once; building one costs as much as running it."""
 
 
 def create(
@@ -88,7 +74,7 @@ def create(
         InvalidArgument: The request id made another resource before.
     """
     lock_revisions(session)
-    place = _find_any(session, kind, project, id)
+    place = find_any(session, kind, project, id)
     existing = _find_earlier(session, kind, project, id, fingerprint, request_id)
     if existing is None and place is not None and not place.deleted:
         existing = place
@@ -114,14 +100,14 @@ def create(
         deleted=False,
     )
     if place is not None:  # the mark of a deleted one
-        session.execute(sql_delete(resources).where(_key(kind, project, id)))
-    session.execute(_INSERT, {name: getattr(row, name) for name in _NAMES})
+        session.execute(sql_delete(resources).where(key(kind, project, id)))
+    insert_row(session, row)
     return row, True
 
 
 def find(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:
     """Return a resource, or None where it does not exist or is deleted."""
-    row = _find_any(session, kind, project, id)
+    row = find_any(session, kind, project, id)
     return row if row is not None and not row.deleted else None
 
 
@@ -199,13 +185,13 @@ def list_page(
         InvalidArgument: The token is not of this query.
     """
     query = [kind, project, sorted(states or ())]
-    statement = _listing(kind, project, states).order_by(resources.c.created_at.desc(), resources.c.uid.desc())
+    statement = listing(kind, project, states).order_by(resources.c.created_at.desc(), resources.c.uid.desc())
     position = decode_page_token(page_token, query)
     if position is not None:
         created_at, uid = datetime.fromisoformat(position[0]), position[1]
         statement = statement.where(tuple_(resources.c.created_at, resources.c.uid) < (created_at, uid))
     revision = current_revision(session)
-    rows = [_row(found) for found in session.execute(statement.limit(page_size + 1))]
+    rows = [row_of(found) for found in session.execute(statement.limit(page_size + 1))]
     shown = tuple(rows[:page_size])
     more = len(rows) > page_size
     token = encode_page_token([shown[-1].created_at.isoformat(), shown[-1].uid], query) if more else ""
@@ -216,8 +202,8 @@ def list_all(
     session: Session, kind: str, *, project: str = ANY_PROJECT, states: Collection[str] | None = None
 ) -> list[ResourceRow]:
     """Return all resources of a kind, oldest first, for loops that reconcile."""
-    statement = _listing(kind, project, states).order_by(resources.c.created_at, resources.c.uid)
-    return [_row(found) for found in session.execute(statement)]
+    statement = listing(kind, project, states).order_by(resources.c.created_at, resources.c.uid)
+    return [row_of(found) for found in session.execute(statement)]
 
 
 def changes(
@@ -230,23 +216,18 @@ def changes(
     ids: Collection[str] | None = None,
 ) -> list[ResourceRow]:
     """Return the resources changed after a revision, deleted ones too, in the order of their last change."""
-    statement = _select().where(resources.c.kind == kind, resources.c.revision > after_revision)
+    statement = select_rows().where(resources.c.kind == kind, resources.c.revision > after_revision)
     if project != ANY_PROJECT:
         statement = statement.where(resources.c.project == project)
     if ids is not None:
         statement = statement.where(resources.c.id.in_(sorted(ids)))
-    return [_row(found) for found in session.execute(statement.order_by(resources.c.revision).limit(limit))]
+    return [row_of(found) for found in session.execute(statement.order_by(resources.c.revision).limit(limit))]
 
 
 def count(session: Session, kind: str, project: str, *, states: Collection[str] | None = None) -> int:
     """Return the number of resources."""
-    statement = _listing(kind, project, states).with_only_columns(func.count())
+    statement = listing(kind, project, states).with_only_columns(func.count())
     return int(session.execute(statement).scalar_one())
-
-
-def _find_any(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:
-    found = session.execute(_BY_ID, {"of_kind": kind, "of_project": project, "of_id": id}).one_or_none()
-    return _row(found) if found else None
 
 
 def _find_earlier(
@@ -254,10 +235,9 @@ def _find_earlier(
 ) -> ResourceRow | None:
     if not request_id:
         return None
-    found = session.execute(_BY_REQUEST, {"of_kind": kind, "of_project": project, "of_request": request_id}).first()
-    if found is None:
+    row = find_by_request(session, kind, project, request_id)
+    if row is None:
         return None
-    row = _row(found)
     if id not in ("", row.id) and row.fingerprint != fingerprint:
         raise InvalidArgument(
             f"request_id {request_id!r} made {row.kind} {row.id!r} before and cannot make {id!r}",
@@ -273,9 +253,9 @@ def _write(session: Session, row: ResourceRow, expected_revision: int | None, va
     revision = next_revision(session)
     statement = (
         sql_update(resources)
-        .where(_key(row.kind, row.project, row.id), resources.c.uid == row.uid, resources.c.revision == expected)
+        .where(key(row.kind, row.project, row.id), resources.c.uid == row.uid, resources.c.revision == expected)
         .values(revision=revision, **values)
-        .returning(*_COLUMNS)
+        .returning(*COLUMNS)
     )
     written = session.execute(statement).one_or_none()
     if written is None:
@@ -285,28 +265,7 @@ def _write(session: Session, row: ResourceRow, expected_revision: int | None, va
             metadata={"kind": row.kind, "id": row.id, "expected_revision": str(expected)},
             action="read it again and decide anew",
         )
-    return _row(written)
-
-
-def _select() -> Select[Any]:
-    return select(*_COLUMNS)
-
-
-def _listing(kind: str, project: str, states: Collection[str] | None) -> Select[Any]:
-    statement = _select().where(resources.c.kind == kind, ~resources.c.deleted)
-    if project != ANY_PROJECT:
-        statement = statement.where(resources.c.project == project)
-    if states:
-        statement = statement.where(resources.c.state.in_(sorted(states)))
-    return statement
-
-
-def _key(kind: str, project: str, id: str) -> ColumnElement[bool]:
-    return and_(resources.c.kind == kind, resources.c.project == project, resources.c.id == id)
-
-
-def _row(found: Row[Any]) -> ResourceRow:
-    return ResourceRow(**found._mapping)
+    return row_of(written)
 
 
 def _spec_differs(existing: ResourceRow, spec: dict[str, Any]) -> AlreadyExists:

@@ -1,0 +1,95 @@
+"""The rows of resources, and the statements that find and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select
+from sqlalchemy.orm import Session
+
+from longhaul_core.db.schema import resources
+from longhaul_core.ids import ANY_PROJECT
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRow:
+    """A resource as it is stored. `spec` is what was asked for, `status` what became of it; treat both as read-only."""
+
+    kind: str
+    project: str
+    id: str
+    uid: str
+    revision: int
+    fingerprint: str
+    request_id: str
+    state: str
+    spec: dict[str, Any]
+    status: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a List; a Watch after `revision` misses nothing that the page did not show."""
+
+    rows: tuple[ResourceRow, ...]
+    next_page_token: str
+    revision: int
+
+
+_NAMES = [field.name for field in fields(ResourceRow)]
+COLUMNS = [resources.c[name] for name in _NAMES]
+_INSERT = insert(resources)
+_IN_PROJECT = and_(resources.c.kind == bindparam("of_kind"), resources.c.project == bindparam("of_project"))
+_BY_ID = select(*COLUMNS).where(_IN_PROJECT, resources.c.id == bindparam("of_id"))
+_BY_REQUEST = select(*COLUMNS).where(
+    _IN_PROJECT, resources.c.request_id == bindparam("of_request"), ~resources.c.deleted
+)
+"""Statements of the paths that every call takes are built once; building one costs as much as running it."""
+
+
+def find_any(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:
+    """Return the row of an id, also where it only marks a deleted resource."""
+    found = session.execute(_BY_ID, {"of_kind": kind, "of_project": project, "of_id": id}).one_or_none()
+    return row_of(found) if found else None
+
+
+def find_by_request(session: Session, kind: str, project: str, request_id: str) -> ResourceRow | None:
+    """Return the resource that a request made."""
+    found = session.execute(_BY_REQUEST, {"of_kind": kind, "of_project": project, "of_request": request_id}).first()
+    return row_of(found) if found else None
+
+
+def insert_row(session: Session, row: ResourceRow) -> None:
+    """Write a new row."""
+    session.execute(_INSERT, {name: getattr(row, name) for name in _NAMES})
+
+
+def select_rows() -> Select[Any]:
+    """Select whole rows."""
+    return select(*COLUMNS)
+
+
+def listing(kind: str, project: str, states: Collection[str] | None) -> Select[Any]:
+    """Select the resources of a kind that exist, in one project or in all (`-`), in some states or in any."""
+    statement = select_rows().where(resources.c.kind == kind, ~resources.c.deleted)
+    if project != ANY_PROJECT:
+        statement = statement.where(resources.c.project == project)
+    if states:
+        statement = statement.where(resources.c.state.in_(sorted(states)))
+    return statement
+
+
+def key(kind: str, project: str, id: str) -> ColumnElement[bool]:
+    """Match the row of an id."""
+    return and_(resources.c.kind == kind, resources.c.project == project, resources.c.id == id)
+
+
+def row_of(found: Row[Any]) -> ResourceRow:
+    """Return a row that was found."""
+    return ResourceRow(**found._mapping)

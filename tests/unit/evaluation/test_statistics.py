@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from longhaul_core.errors import InvalidArgument
-from longhaul_evaluation.domain.curve import CurvePoint, spearman, task_quality
+from longhaul_evaluation.domain.curve import spearman
 from longhaul_evaluation.domain.statistics import Items, cluster_indices, compare, score
 
 
@@ -134,11 +134,3 @@ def test_spearman_matches_scipy_with_ties():
     for _ in range(50):
         x, y = rng.integers(0, 8, 20).astype(float), rng.integers(0, 8, 20).astype(float)
         assert spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y).statistic, abs=1e-12)
-
-
-def test_task_quality_is_signed_towards_improvement():
-    points = [CurvePoint(step, 3.0 - step / 100, 0.1, "") for step in (10, 20, 30)]
-    assert task_quality(points, higher_is_better=False).spearman == pytest.approx(1.0)
-    assert task_quality(points, higher_is_better=True).spearman == pytest.approx(-1.0)
-    assert task_quality(points, higher_is_better=False).signal_to_noise == pytest.approx(2.0)
-    assert math.isnan(task_quality(points[:1], higher_is_better=True).spearman)

@@ -13,7 +13,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
 from longhaul.common.v1 import resource_pb2
 from longhaul_core.db import ResourceRow
 from longhaul_core.errors import InvalidArgument
-from longhaul_core.ids import Collection, ResourceName, parse_name
+from longhaul_core.ids import ANY_PROJECT, Collection, ResourceName, parse_name, parse_parent
 
 from longhaul_checkpoint.adapters.collector import Round
 from longhaul_checkpoint.adapters.inspection import Inspection
@@ -41,6 +41,21 @@ def run_of(name: str, field: str = "training_run") -> ResourceName:
 def checkpoint_name_of(name: str, field: str = "name") -> ResourceName:
     """Split the name of a checkpoint."""
     return parse_name(name, Collection.CHECKPOINTS, field)
+
+
+def filter_of(parent: str, training_run: str) -> tuple[str, str]:
+    """Return the project and the run (empty: all) of a List or Watch. Raises InvalidArgument."""
+    project = parse_parent(parent, any_project=True)
+    if not training_run:
+        return project, ""
+    run = run_of(training_run)
+    if project not in (ANY_PROJECT, run.project):
+        raise InvalidArgument(
+            f"{training_run!r} is not in project {project!r}",
+            reason="PROJECT_DIFFERS",
+            violations=[("training_run", f"is in project {run.project!r}")],
+        )
+    return run.project, run.id
 
 
 def checkpoint_to_proto(row: ResourceRow) -> pb.Checkpoint:

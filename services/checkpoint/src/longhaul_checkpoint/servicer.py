@@ -13,7 +13,6 @@ from longhaul.common.v1 import resource_pb2
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page
 from longhaul_core.errors import InvalidArgument
-from longhaul_core.ids import parse_parent
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
 from sqlalchemy.orm import Session
@@ -84,8 +83,7 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         return convert.checkpoint_to_proto(row)
 
     async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Context) -> pb.ListCheckpointsResponse:
-        project = parse_parent(request.parent, any_project=True)
-        run = convert.run_of(request.training_run).id if request.training_run else ""
+        project, run = convert.filter_of(request.parent, request.training_run)
         size = page_size(request.page_size)
 
         def look(session: Session) -> Page:
@@ -103,8 +101,7 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
     async def WatchCheckpoints(
         self, request: pb.WatchCheckpointsRequest, context: Context
     ) -> AsyncIterator[pb.WatchCheckpointsResponse]:
-        project = parse_parent(request.parent, any_project=True)
-        run = convert.run_of(request.training_run).id if request.training_run else ""
+        project, run = convert.filter_of(request.parent, request.training_run)
         rows = watch(
             self._parts.db, records.CHECKPOINT_KIND, project, after_revision=request.after_revision, context=context
         )

@@ -1,1 +1,1 @@
-"""longhaul evaluation service."""
+"""The evaluation service's ways to the database, the object store and the other services."""

@@ -1,4 +1,4 @@
-"""A score over training steps, and how good a task it makes."""
+"""Scores over training steps, and how good a task each makes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longhaul_evaluation.domain.evaluation import Evaluation, MetricScore
 from longhaul_evaluation.domain.statistics import Floats
+
+ScoreKey = tuple[str, int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """The score of one checkpoint."""
+    """The scores of one step."""
 
     step: int
-    value: float
-    standard_error: float
-    evaluation: str
+    checkpoint: str
+    scores: tuple[MetricScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +27,52 @@ class TaskQuality:
     """Whether a task can guide decisions: it should rise steadily with training and stand out of its noise.
 
     `spearman` is the rank correlation of step and score, signed so that +1 is steady improvement; NaN below 2 points
-    or for a constant score. `signal_to_noise` is the range of the scores over the mean standard error.
+    or for a constant score. `signal_to_noise` is the range of the scores over their mean standard error.
     """
 
+    key: ScoreKey
     points: int
     spearman: float
+    above_chance: bool | None
     signal_to_noise: float
 
 
-def task_quality(points: Sequence[CurvePoint], *, higher_is_better: bool) -> TaskQuality:
-    """Judge a task by its curve."""
-    steps = np.asarray([point.step for point in points], dtype=np.float64)
-    values = np.asarray([point.value for point in points], dtype=np.float64)
-    errors = np.asarray([point.standard_error for point in points], dtype=np.float64)
-    sign = 1.0 if higher_is_better else -1.0
+def curve(evaluations: Sequence[Evaluation]) -> list[CurvePoint]:
+    """Return the scores by step. Where a step was evaluated more than once, the newest epoch, then the last one, wins.
+
+    Args:
+        evaluations: the succeeded evaluations of a run, oldest first.
+    """
+    points: dict[int, CurvePoint] = {}
+    for evaluation in sorted(evaluations, key=lambda it: (it.step, it.epoch)):
+        before = points.get(evaluation.step)
+        scores = {score.key: score for score in (*(before.scores if before else ()), *evaluation.scores)}
+        points[evaluation.step] = CurvePoint(evaluation.step, evaluation.spec.checkpoint, tuple(scores.values()))
+    return list(points.values())
+
+
+def qualities(points: Sequence[CurvePoint]) -> list[TaskQuality]:
+    """Judge each task by its curve."""
+    series: dict[ScoreKey, list[tuple[int, MetricScore]]] = {}
+    for point in points:
+        for score in point.scores:
+            series.setdefault(score.key, []).append((point.step, score))
+    return [task_quality(scores) for scores in series.values()]
+
+
+def task_quality(series: Sequence[tuple[int, MetricScore]]) -> TaskQuality:
+    """Judge one task by its scores over the steps, lowest step first; there is at least one."""
+    last = series[-1][1]
+    steps = np.asarray([step for step, _ in series], dtype=np.float64)
+    values = np.asarray([score.value for _, score in series], dtype=np.float64)
+    errors = np.asarray([score.standard_error for _, score in series], dtype=np.float64)
     noise = float(np.nanmean(errors)) if np.isfinite(errors).any() else float("nan")
-    spread = float(np.ptp(values)) if len(values) else float("nan")
     return TaskQuality(
-        points=len(points),
-        spearman=sign * spearman(steps, values),
-        signal_to_noise=spread / noise if noise > 0 else float("nan"),
+        key=last.key,
+        points=len(series),
+        spearman=(1.0 if last.higher_is_better else -1.0) * spearman(steps, values),
+        above_chance=last.above_chance,
+        signal_to_noise=float(np.ptp(values)) / noise if noise > 0 else float("nan"),
     )
 
 

@@ -151,7 +151,9 @@ def _bootstrap(a: Items, b: Items, resamples: int, seed: int) -> Interval:
     if groups < 2:
         return Interval(math.nan, math.nan)
     columns = (a.numerator, a.denominator, b.numerator, b.denominator)
-    sums = np.stack([np.bincount(a.cluster, weights=column, minlength=groups) for column in columns], axis=1)
+    sums: Floats = np.stack(
+        [np.bincount(a.cluster, weights=column, minlength=groups).astype(np.float64) for column in columns], axis=1
+    )
     generator = np.random.default_rng(seed)
     differences = np.concatenate(
         [_resample(sums, size, generator) for size in _block_sizes(resamples)],

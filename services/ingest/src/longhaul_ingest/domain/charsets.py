@@ -25,6 +25,8 @@ MARKS: Final = (
 META: Final = re.compile(rb"""<meta[^>]{0,400}?charset\s*=\s*["']?\s*([A-Za-z0-9_.:-]{2,40})""", re.IGNORECASE)
 META_BYTES: Final = 4096
 SINGLE_BYTE: Final = frozenset({"ascii", "iso8859-1", "cp1252", "iso8859-15"})
+SUPERSETS: Final = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949"}
+"""What pages mean by these names, as the HTML standard has it."""
 CONTROLS: Final = frozenset(range(32)) - frozenset(b"\t\n\r\f\x0b\x1b\x08")
 BINARY_PROBE_BYTES: Final = 65536
 MAXIMUM_CONTROL_FRACTION: Final = 0.02
@@ -88,7 +90,8 @@ def _candidates(body: bytes, declared: str | None, html: bool) -> Iterator[str]:
 def _known(name: str) -> str | None:
     mapped = map_encoding_to_html5(name.strip().lower(), fallback_utf8=False) or name.strip()
     try:
-        return codecs.lookup(mapped).name
+        name = codecs.lookup(mapped).name
+        return SUPERSETS.get(name, name)
     except LookupError:
         return None
 

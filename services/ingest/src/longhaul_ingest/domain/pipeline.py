@@ -11,6 +11,7 @@ from longhaul_ingest.domain.documents import Decision, Document, Media, Page, Pa
 from longhaul_ingest.domain.extraction import Extract
 from longhaul_ingest.domain.features import Features
 from longhaul_ingest.domain.filters import Filter, first_refusal
+from longhaul_ingest.domain.nesting import MAXIMUM_DEPTH, nesting_depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class Pipeline:
             return failed(page.url, "undecodable", f"declared charset {page.charset or 'none'}")
         text = decoded.text
         if page.media is Media.HTML:
+            depth = nesting_depth(text)
+            if depth > MAXIMUM_DEPTH:
+                return failed(page.url, "nested_too_deep", f"{depth} levels, limit {MAXIMUM_DEPTH}", text)
             try:
                 text = self.extract(text)
             except Exception as error:  # whatever a parser raises on a hostile page, the shard goes on

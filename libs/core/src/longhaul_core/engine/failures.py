@@ -77,6 +77,10 @@ class WorkerMemoryExceeded(ResourceExhausted):
         )
 
 
+class TaskNotStarted(Exception):  # noqa: N818  an outcome, caught by the engine alone
+    """The worker was dead before it had the task: the task may safely go to another worker."""
+
+
 def record_error(error: BaseException) -> ErrorRecord:
     """Describe an exception in the worker."""
     text = "".join(traceback.format_exception(error))

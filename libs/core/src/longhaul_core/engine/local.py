@@ -4,9 +4,9 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from longhaul_core.engine.failures import RemoteTaskError, pickle_payload
+from longhaul_core.engine.failures import RemoteTaskError, TaskNotStarted, pickle_payload
 from longhaul_core.engine.messages import Setup
-from longhaul_core.engine.process import TaskNotStarted, WorkerProcess
+from longhaul_core.engine.process import WorkerProcess
 from longhaul_core.engine.protocol import OnProgress, Payload, Task, task_path
 from longhaul_core.errors import Cancelled
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 
-from longhaul_core.engine.failures import RemoteTaskError, WorkerDied, WorkerMemoryExceeded
+from longhaul_core.engine.failures import RemoteTaskError, TaskNotStarted, WorkerDied, WorkerMemoryExceeded
 from longhaul_core.engine.messages import (
     Failed,
     Progress,
@@ -26,10 +26,6 @@ from longhaul_core.engine.protocol import OnProgress, Payload
 
 _STDERR = 2
 _MEMORY_POLL_SECONDS = 0.25
-
-
-class TaskNotStarted(Exception):  # noqa: N818  an outcome, caught by the engine alone
-    """The worker was dead before it had the task: the task may safely go to another worker."""
 
 
 class WorkerProcess:

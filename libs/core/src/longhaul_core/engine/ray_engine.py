@@ -13,13 +13,19 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, TaskCancelledError
 
-from longhaul_core.engine.failures import RemoteTaskError, WorkerDied, pickle_payload
+from longhaul_core.engine.failures import RemoteTaskError, TaskNotStarted, WorkerDied, pickle_payload
 from longhaul_core.engine.messages import Failed, Progress, Result, Started, load
 from longhaul_core.engine.protocol import OnProgress, Payload, Task, task_path
 from longhaul_core.engine.ray_task import stream_task
 from longhaul_core.errors import Cancelled, DeadlineExceeded, InvalidArgument, ResourceExhausted, Unavailable
 
 _CANCEL_SECONDS = 10.0
+_START_ATTEMPTS = 5
+_TASK_OPTIONS: dict[str, Any] = {
+    "num_returns": "streaming",
+    "max_retries": 0,
+    "_generator_backpressure_num_objects": 1,  # so that the task begins only once we have read Started
+}
 
 
 class RayEngine:
@@ -40,9 +46,7 @@ class RayEngine:
         owns_connection: bool = False,
     ) -> None:
         self._capacity = capacity
-        self._remote: Any = ray.remote(num_returns="streaming", max_retries=0)(stream_task).options(
-            num_cpus=cpus, memory=memory_bytes or None
-        )
+        self._remote: Any = ray.remote(**_TASK_OPTIONS)(stream_task).options(num_cpus=cpus, memory=memory_bytes or None)
         self._start_timeout_seconds = start_timeout_seconds
         self._import_path = tuple(import_path)
         self._owns_connection = owns_connection
@@ -131,23 +135,29 @@ class RayEngine:
             await asyncio.to_thread(ray.shutdown)
 
     async def _run(self, path: str, data: bytes, on_progress: OnProgress | None) -> Payload:
-        stream = self._remote.remote(path, data, self._import_path)
-        try:
-            return await self._converse(path, stream, on_progress)
-        except RemoteTaskError:
-            raise
-        except OutOfMemoryError as error:
-            raise WorkerDied(path, detail="its node ran out of memory") from error
-        except RayError as error:
-            raise WorkerDied(path, detail=type(error).__name__) from error
-        except BaseException:
-            await asyncio.shield(_cancel(stream))
-            raise
+        for _ in range(_START_ATTEMPTS):
+            stream = self._remote.remote(path, data, self._import_path)
+            try:
+                await self._wait_for_start(path, stream)
+                return await _converse(path, stream, on_progress)
+            except TaskNotStarted:
+                continue
+            except RemoteTaskError:
+                raise
+            except RayError as error:
+                raise WorkerDied(path, detail=_detail(error)) from error
+            except BaseException:
+                await asyncio.shield(_cancel(stream))
+                raise
+        raise WorkerDied(path, detail=f"{_START_ATTEMPTS} workers in a row, before they had the task")
 
-    async def _converse(self, path: str, stream: Any, on_progress: OnProgress | None) -> Payload:
+    async def _wait_for_start(self, path: str, stream: Any) -> None:
+        """Ray may give a task to the very worker that a cancellation is killing: such a task has not run."""
         try:
             async with asyncio.timeout(self._start_timeout_seconds):
                 message = await _next(stream)
+        except RayError as error:
+            raise TaskNotStarted from error
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"Ray did not start task {path} within {self._start_timeout_seconds} s.",
@@ -155,20 +165,22 @@ class RayEngine:
                 metadata={"task": path},
                 action="Look at `ray status`: others may hold the cluster's CPUs, or nodes are missing.",
             ) from error
-        while True:
-            match message:
-                case Started():
-                    pass
-                case Progress(value):
-                    if on_progress:
-                        on_progress(value)
-                case Result(value):
-                    return value
-                case Failed(record):
-                    raise RemoteTaskError(record)
-                case _:
-                    raise WorkerDied(path, detail="its stream ended")
-            message = await _next(stream)
+        if not isinstance(message, Started):
+            raise TaskNotStarted
+
+
+async def _converse(path: str, stream: Any, on_progress: OnProgress | None) -> Payload:
+    while True:
+        match await _next(stream):
+            case Progress(value):
+                if on_progress:
+                    on_progress(value)
+            case Result(value):
+                return value
+            case Failed(record):
+                raise RemoteTaskError(record)
+            case _:
+                raise WorkerDied(path, detail="its stream ended")
 
 
 async def _next(stream: Any) -> Any:
@@ -185,6 +197,10 @@ async def _cancel(stream: Any) -> None:
         async with asyncio.timeout(_CANCEL_SECONDS):
             while await _next(stream) is not None:
                 pass
+
+
+def _detail(error: RayError) -> str:
+    return "its node ran out of memory" if isinstance(error, OutOfMemoryError) else type(error).__name__
 
 
 def _start(address: str | None, local: dict[str, Any]) -> None:

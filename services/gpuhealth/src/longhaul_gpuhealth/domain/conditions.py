@@ -1,0 +1,78 @@
+"""Conditions that hold or do not hold at each reading: levels, growth of counters, distance from peers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from longhaul_gpuhealth.domain.fleet import Peers
+from longhaul_gpuhealth.domain.memory import GpuMemory
+from longhaul_gpuhealth.domain.model import Sample
+from longhaul_gpuhealth.domain.rules import Increase, Level, Outlier, Rule
+
+Outcome = tuple[bool | None, Sequence[Sample]]
+"""Whether a condition holds (None: its signals say nothing, or not for long enough), and the samples that show it."""
+
+
+@dataclass(slots=True)
+class Conditions:
+    """Evaluates conditions; remembers the values of peers."""
+
+    _peers: dict[str, Peers] = field(default_factory=dict)
+
+    def evaluate(self, node: str, memory: GpuMemory, rule: Rule, signals: dict[str, float], time: float) -> Outcome:
+        """Whether the rule's condition holds now; None when its signals say nothing."""
+        when = rule.condition_for(memory.model) if rule.overrides else rule.when
+        if isinstance(when, Level):
+            found = [(signals[name], name) for name in when.signals if name in signals]
+            if not found:
+                return None, ()
+            value, name = max(found)
+            if not when.holds(value):
+                return False, ()
+            return _after(when.for_seconds, memory, rule, Sample(node, memory.index, name, value, time))
+        if isinstance(when, Increase):
+            return self._evaluate_increase(node, memory, when, time)
+        assert isinstance(when, Outlier)
+        return self._evaluate_outlier(node, memory, rule, when, signals, time)
+
+    def _evaluate_increase(self, node: str, memory: GpuMemory, when: Increase, time: float) -> Outcome:
+        counters = [(name, memory.counters[name]) for name in when.signals if name in memory.counters]
+        if not counters:
+            return None, ()
+        growing = [(name, counter) for name, counter in counters if counter.growth]
+        if not growing or sum(one.grown_since(time - when.window_seconds) for _, one in growing) <= when.above:
+            return False, ()
+        return True, [Sample(node, memory.index, name, counter.last, time) for name, counter in growing]
+
+    def _evaluate_outlier(
+        self, node: str, memory: GpuMemory, rule: Rule, when: Outlier, signals: dict[str, float], time: float
+    ) -> Outcome:
+        key = (node, memory.index)
+        name = next((signal for signal in when.signals if signal in signals), None)
+        peers = self._peers.setdefault(rule.id, Peers())
+        busy = not when.busy_signal or signals.get(when.busy_signal, 0.0) > when.busy_above
+        if name is None or not busy:
+            peers.put(memory.model, key, None, time)
+            return (None if name is None else False), ()
+        value = signals[name]
+        peers.put(memory.model, key, value, time)
+        group = peers.group(memory.model, time)
+        if group.count <= when.peers or group.best_owner == key:
+            return False, ()
+        if when.below_share is not None:
+            low = value < (1 - when.below_share) * group.best
+        else:
+            assert when.below_deviations is not None
+            low = value < group.median - when.below_deviations * group.deviation
+        if not low:
+            return False, ()
+        return _after(when.for_seconds, memory, rule, Sample(node, memory.index, name, value, time))
+
+
+def _after(seconds: float, memory: GpuMemory, rule: Rule, sample: Sample) -> Outcome:
+    """The condition is met now; whether it was for long enough."""
+    since = memory.holds_since.setdefault(rule.id, sample.time)
+    if sample.time - since < seconds and rule.id not in memory.open:
+        return None, ()
+    return True, (sample,)

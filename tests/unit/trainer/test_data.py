@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from longhaul_core.errors import DataLoss, FailedPrecondition, InvalidArgument
 from longhaul_trainer.data.loader import Loader
 from longhaul_trainer.data.mixture import BLOCK_SAMPLES, Mixture
 from longhaul_trainer.data.permutation import derive_key, permute
-from longhaul_trainer.data.samples import IGNORED_LABEL, SampleOrder, stripe
+from longhaul_trainer.data.samples import SampleOrder, stripe
 from longhaul_trainer.data.tokens import TokenStream
 
 EOS = 1
@@ -84,24 +83,20 @@ def test_mixture_of_impossible_weights_is_refused(weights: list[float]) -> None:
         Mixture(weights, 0)
 
 
-def test_stream_over_shards_gives_tokens_positions_and_boundaries_of_a_plain_loop(tmp_path: Path) -> None:
+def test_stream_over_shards_gives_tokens_and_positions_of_a_plain_loop(tmp_path: Path) -> None:
     shards = [random_documents(9, 1), random_documents(1, 2), random_documents(30, 3)]
     stream = write_shards(tmp_path, "web", shards)
-    flat = [(token, place, number) for number, (token, place) in enumerate_documents(shards)]
+    flat = [token for shard in shards for document in shard for token in document]
     length = 8
-    tokens, positions, crosses = stream.gather(np.arange(stream.sequences(length)), length)
+    tokens, positions = stream.gather(np.arange(stream.sequences(length)), length)
     for row in range(stream.sequences(length)):
-        expected = flat[row * length : row * length + length + 1]
-        assert tokens[row].tolist() == [token for token, _, _ in expected]
-        first_document, first_place = expected[0][2], expected[0][1]
-        wanted = [p - first_place if d == first_document else p for _, p, d in expected[:-1]]
-        assert positions[row].tolist() == wanted
-        assert crosses[row].tolist() == [a[2] != b[2] for a, b in itertools.pairwise(expected)]
-
-
-def enumerate_documents(shards: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, tuple[int, int]]]:
-    documents = [document for shard in shards for document in shard]
-    return [(n, (token, place)) for n, document in enumerate(documents) for place, token in enumerate(document)]
+        inputs = flat[row * length : row * length + length]
+        assert tokens[row].tolist() == flat[row * length : row * length + length + 1]
+        expected, position = [], 0
+        for place, token in enumerate(inputs):
+            position = 0 if place == 0 or token == EOS else position + 1
+            expected.append(position)
+        assert positions[row].tolist() == expected
 
 
 def test_stream_with_an_index_of_another_shard_is_refused(tmp_path: Path) -> None:
@@ -122,14 +117,14 @@ def test_order_reads_every_sequence_once_an_epoch_in_a_fresh_order(tmp_path: Pat
     assert not np.array_equal(epochs[1], epochs[2])
 
 
-def test_order_masks_the_label_after_each_document_end(tmp_path: Path) -> None:
+def test_order_without_document_masking_lets_positions_run_on(tmp_path: Path) -> None:
     stream = write_shards(tmp_path, "web", [random_documents(200, 1)])
     batch = order([stream], [1.0]).read(np.arange(20))
-    assert np.array_equal(batch.labels == IGNORED_LABEL, batch.tokens == EOS)
-    kept = SampleOrder([stream], [1.0], sequence_length=16, seed=7, document_masking=False).read(np.arange(20))
-    assert (kept.labels != IGNORED_LABEL).all()
-    assert np.array_equal(kept.tokens, batch.tokens)
-    assert (kept.positions == np.arange(16)).all()
+    plain = SampleOrder([stream], [1.0], sequence_length=16, seed=7, document_masking=False).read(np.arange(20))
+    assert np.array_equal(plain.tokens, batch.tokens)
+    assert np.array_equal(plain.labels[:, :-1], batch.tokens[:, 1:])
+    assert (plain.positions == np.arange(16)).all()
+    assert np.array_equal(batch.positions[:, 1:] == 0, batch.tokens[:, 1:] == EOS)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from longhaul_core.errors import DataLoss
+from longhaul_core.recipe import TrainerConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 TRAINER_STATE_FILE = "trainer_state.json"
@@ -18,7 +19,9 @@ class Lineage(BaseModel):
     config_digest: str
     token_set: str
     token_set_digest: str
+    tokenizer_key: str
     tokenizer_digest: str
+    eos_id: int
     code_version: str
     torch_version: str
     world_size: int
@@ -37,7 +40,7 @@ class RandomState(BaseModel):
 
 
 class TrainerState(BaseModel):
-    """Progress of a run after ``step`` updates."""
+    """Progress of a run after ``step`` updates, and the configuration that made it. ``shape``: the decoder's sizes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
@@ -51,6 +54,8 @@ class TrainerState(BaseModel):
     loss: float | None = None
     validation_loss: float | None = None
     lineage: Lineage
+    shape: dict[str, int | float | bool]
+    config: TrainerConfig
 
 
 def parse_trainer_state(key: str, data: bytes) -> TrainerState:

@@ -116,14 +116,11 @@ class SampleOrder:
 
 
 def read_sequences(stream: TokenStream, sequences: Indices, length: int, *, document_masking: bool) -> Batch:
-    """Sequences of one stream.
-
-    With document_masking positions restart at each document and a document's end predicts nothing of the next one.
-    """
-    tokens, positions, crosses = stream.gather(sequences, length)
+    """Sequences of one stream; without document_masking positions, and so attention, run on across documents."""
+    tokens, positions = stream.gather(sequences, length)
     if not document_masking:
-        return Batch(tokens[:, :-1], tokens[:, 1:], np.tile(np.arange(length), (len(tokens), 1)))
-    return Batch(tokens[:, :-1], np.where(crosses, IGNORED_LABEL, tokens[:, 1:]), positions)
+        positions = np.tile(np.arange(length), (len(tokens), 1))
+    return Batch(tokens[:, :-1], tokens[:, 1:], positions)
 
 
 def stripe(cursor: int, global_batch: int, rank: int, ranks: int) -> NDArray[np.int64]:

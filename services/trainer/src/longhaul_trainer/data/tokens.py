@@ -16,46 +16,43 @@ from longhaul_trainer.data.permutation import Indices
 class TokenStream:
     """Concatenated documents of one source and split.
 
-    Shards are little-endian token arrays; the index of each holds its documents' cumulative ends.
+    Shards are little-endian token arrays; the index of each holds its documents' cumulative ends. The end-of-text token
+    that closes a document opens the next one: it is the last label of the one and the first input of the other. So the
+    model learns how documents begin and end, no label is lost, and nothing is predicted across documents.
     """
 
     def __init__(self, name: str, shards: Sequence[tuple[Path, Path]], dtype: DTypeLike) -> None:
         self.name = name
         self._shards = [_map(tokens, dtype) for tokens, _ in shards]
         self._firsts = np.cumsum([0, *(shard.size for shard in self._shards)], dtype=np.int64)
-        self._ends = self._document_ends([index for _, index in shards])
+        ends = self._document_ends([index for _, index in shards])
+        self.documents = int(ends.size)
+        self._starts = np.append(0, ends - 1)
 
     @property
     def tokens(self) -> int:
         """Tokens in the stream."""
         return int(self._firsts[-1])
 
-    @property
-    def documents(self) -> int:
-        """Documents in the stream."""
-        return int(self._ends.size)
-
     def sequences(self, length: int) -> int:
         """Sequences of ``length`` inputs, each with one further token as the last label."""
         return max(0, (self.tokens - 1) // length)
 
-    def gather(self, sequences: Indices, length: int) -> tuple[Indices, Indices, NDArray[np.bool_]]:
-        """Inputs, labels' source tokens and document starts of fixed-length sequences.
+    def gather(self, sequences: Indices, length: int) -> tuple[Indices, Indices]:
+        """Tokens and positions of fixed-length sequences.
 
         Args:
             sequences: int64[N], each below ``sequences(length)``.
             length: inputs a sequence.
 
         Returns:
-            tokens: int64[N, length + 1]; positions: int64[N, length], restarting at each document;
-            crosses: bool[N, length], true where the next token belongs to another document.
+            tokens: int64[N, length + 1], inputs and the last label; positions: int64[N, length], restarting at each
+            document and at the sequence's beginning.
         """
         offsets = sequences[:, None] * length + np.arange(length + 1)
-        tokens = self._read(offsets)
-        document = np.searchsorted(self._ends, offsets, side="right")
-        starts = np.where(document > 0, self._ends[np.maximum(document, 1) - 1], 0)
-        positions = offsets - np.maximum(starts, offsets[:, :1])
-        return tokens, positions[:, :-1], document[:, 1:] != document[:, :-1]
+        inputs = offsets[:, :-1]
+        starts = self._starts[np.searchsorted(self._starts, inputs, side="right") - 1]
+        return self._read(offsets), inputs - np.maximum(starts, offsets[:, :1])
 
     def _read(self, offsets: Indices) -> Indices:
         if len(self._shards) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -93,7 +94,7 @@ class Session:
             saved_step = state.step
         else:
             check_initial_parameters(model, self.group)
-            state, saved_step = self._initial_state(token_set), -1
+            state, saved_step = self._initial_state(token_set, shape), -1
         return Training(
             config=self.config,
             group=self.group,
@@ -132,7 +133,9 @@ class Session:
             config_digest=fingerprint(self.config.model_dump(mode="json")),
             token_set=token_set.manifest.name,
             token_set_digest=token_set.manifest.digest,
+            tokenizer_key=token_set.extra.tokenizer.key,
             tokenizer_digest=token_set.extra.tokenizer.digest,
+            eos_id=token_set.extra.eos_id,
             code_version=code_version(),
             torch_version=torch.__version__,
             world_size=self.group.size,
@@ -141,7 +144,7 @@ class Session:
             parent=self.assignment.resume_checkpoint,
         )
 
-    def _initial_state(self, token_set: TokenSet) -> TrainerState:
+    def _initial_state(self, token_set: TokenSet, shape: DecoderShape) -> TrainerState:
         return TrainerState(
             step=0,
             sample_cursor=0,
@@ -150,6 +153,8 @@ class Session:
             random=RandomState(seed=self.config.seed),
             source_epochs={},
             lineage=self._lineage(token_set),
+            shape=asdict(shape),
+            config=self.config,
         )
 
     def _restore(self, token_set: TokenSet, model: Decoder, optimizer: torch.optim.Optimizer) -> TrainerState:
@@ -165,7 +170,7 @@ class Session:
         _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step)
         if self.group.rank == 0:
             self.reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", {"step": state.step})
-        return state.model_copy(update={"epoch": self.assignment.epoch, "lineage": lineage})
+        return state.model_copy(update={"epoch": self.assignment.epoch, "lineage": lineage, "config": self.config})
 
     def _load(self, manifest: Manifest, model: Decoder, optimizer: torch.optim.Optimizer) -> TrainerState:
         state = read_trainer_state(self.store, manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -60,15 +61,13 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(servicer, server)
         return [SERVICE_NAME]
 
-    async def retain() -> None:
-        await retention.run(context.stop, settings.retention_interval_seconds)
+    async def work() -> None:
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(retention.run(context.stop, settings.retention_interval_seconds))
+                loops.create_task(scrubber.run(context.stop, settings.scrub_interval_seconds))
+        finally:
+            await training.close(None)
+            verifier.close()
 
-    async def scrub() -> None:
-        await scrubber.run(context.stop, settings.scrub_interval_seconds)
-
-    async def close() -> None:
-        await context.stop.wait()
-        await training.close(None)
-        verifier.close()
-
-    return ServiceDefinition(register=register, background=(retain, scrub, close))
+    return ServiceDefinition(register=register, background=(work,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -52,12 +53,16 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         evaluation_pb2_grpc.add_EvaluationSuiteServiceServicer_to_server(suite_servicer, server)
         return [_SERVICES[name].full_name for name in ("EvaluationService", "EvaluationSuiteService")]
 
-    async def close() -> None:
-        await context.stop.wait()
-        for channel in (training, checkpoint, corpus):
-            await channel.close(settings.shutdown_grace_seconds / 2)
+    async def work() -> None:
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(evaluation_loop.run())
+                loops.create_task(suite_loop.run())
+        finally:
+            for channel in (training, checkpoint, corpus):
+                await channel.close(None)
 
-    return ServiceDefinition(register=register, background=(evaluation_loop.run, suite_loop.run, close))
+    return ServiceDefinition(register=register, background=(work,))
 
 
 def _connect(settings: EvaluationSettings, address: str) -> grpc.aio.Channel:

@@ -198,11 +198,12 @@ class Followers:
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def follow(self, rows: Sequence[ResourceRow]) -> None:
-        """Follow the runs of these suites and of no others."""
+        """Follow the runs of these suites and of no others. Raises what a stream raised that is no outage."""
         wanted = {(row.project, row.id) for row in rows}
-        for key in wanted:
-            if key not in self._running or self._running[key].done():
-                self._running[key] = asyncio.create_task(self._follow(*key))
+        for key in [key for key, task in self._running.items() if task.done()]:
+            self._running.pop(key).result()
+        for key in wanted - self._running.keys():
+            self._running[key] = asyncio.create_task(self._follow(*key))
         for key in self._running.keys() - wanted:
             self._running.pop(key).cancel()
 

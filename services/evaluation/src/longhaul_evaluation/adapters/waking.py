@@ -53,7 +53,9 @@ class Hints:
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def follow(self, projects: set[str]) -> None:
-        """Watch these projects and no others."""
+        """Watch these projects and no others. Raises what a stream raised that is no outage."""
+        for key in [key for key, task in self._running.items() if task.done()]:
+            self._running.pop(key).result()
         wanted = {(name, project) for name in self._watches for project in projects}
         for key in wanted - self._running.keys():
             self._running[key] = asyncio.create_task(self._follow(*key))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from longhaul_core.recipe import ExtractionMode
-
-PERMALINKS: Final = "//a[contains(concat(' ', normalize-space(@class), ' '), ' headerlink ')]"
-"""The "¶" that documentation generators put after headings and signatures."""
 
 Extract = Callable[[str], str]
 
 
 def extractor(mode: ExtractionMode) -> Extract:
-    """The function from HTML to text; empty where the page has no main text."""
+    """The function from HTML to text; it returns an empty text where the page has no main text."""
     return _extract_fast if mode is ExtractionMode.FAST else _quality()
 
 
@@ -23,13 +19,16 @@ def _quality() -> Extract:
     # Heavy to import, and of use in worker processes only.
     import trafilatura
 
+    from longhaul_ingest.domain.html_tree import prepare_tree
+
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs each page without text
 
     def extract(html: str) -> str:
+        tree = prepare_tree(html)
+        if tree is None:
+            return ""
         # Its own duplicate filter would make a page's text depend on the pages that this process saw before.
-        text = trafilatura.extract(
-            html, favor_precision=True, include_comments=False, deduplicate=False, prune_xpath=PERMALINKS
-        )
+        text = trafilatura.extract(tree, favor_precision=True, include_comments=False, deduplicate=False)
         return text or ""
 
     return extract

@@ -21,6 +21,7 @@ from longhaul_core.errors import (
 )
 from longhaul_core.rpc.auth import ANYONE
 from longhaul_core.rpc.client import connect_sync, rpc_errors
+from longhaul_core.rpc.interceptors import DeadlineInterceptor, ErrorInterceptor
 from longhaul_core.settings import ServiceSettings
 from pydantic import SecretStr
 
@@ -215,3 +216,35 @@ def _fetch(url: str) -> str:
     with urllib.request.urlopen(url, timeout=5) as answer:
         text: str = answer.read().decode()
         return text
+
+
+async def test_call_without_deadline_is_ended_by_the_server() -> None:
+    async def wait(request: bytes, context: Any) -> bytes:
+        await asyncio.Event().wait()
+        return request
+
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(), DeadlineInterceptor(default_seconds=0.1)])
+    handlers = {"Wait": grpc.unary_unary_rpc_method_handler(wait)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.S", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(DeadlineExceeded) as caught, rpc_errors():
+            await channel.unary_unary("/t.S/Wait")(b"")
+    await server.stop(None)
+    assert "did not end within 0.1 s" in caught.value.message
+
+
+async def test_call_that_its_caller_cancels_ends_at_the_server_and_is_counted(serve: Any, make_echo: Any) -> None:
+    echo = make_echo()
+    async with serve(echo) as stub:
+        call = stub.channel.unary_stream(f"/{ECHO}/StreamOut")(b"wait")
+        await asyncio.wait_for(echo.waits.wait(), 5)
+        call.cancel()
+        registry = echo.context.metrics.registry
+        labels = {"service": ECHO, "method": "StreamOut"}
+        async with asyncio.timeout(5):
+            while registry.get_sample_value("longhaul_rpc_server_open_streams", labels) != 0:  # noqa: ASYNC110 - a gauge
+                await asyncio.sleep(0.01)
+    cancelled = registry.get_sample_value("longhaul_rpc_server_handled_total", {**labels, "code": "CANCELLED"})
+    assert cancelled == 1

@@ -122,7 +122,7 @@ work_items = Table(
     Column("result", JSON(none_as_null=True), nullable=True),
     Column("error", StorableText, nullable=False),
     UniqueConstraint("job", "phase", "position", name="work_items_position"),
-    Index("work_items_claimable", "state", "available_at"),
+    Index("work_items_by_state", "state", "item_id"),
     sqlite_autoincrement=True,  # an id that was used once never names another item
 )
 

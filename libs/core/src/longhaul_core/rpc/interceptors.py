@@ -18,8 +18,8 @@ from longhaul_core.rpc.client import from_rpc_error
 from longhaul_core.rpc.handlers import Call, CallInterceptor, ServicerContext
 from longhaul_core.rpc.status import DETAILS_KEY, cut, grpc_code, to_status
 
-LONGEST_UNARY_SECONDS = 60.0
-"""A unary call without a deadline, or with a longer one, ends after this."""
+DEFAULT_UNARY_SECONDS = 60.0
+"""A unary call whose caller sets no deadline ends after this."""
 
 OPEN_SERVICES = frozenset({"grpc.health.v1.Health"})
 """Probes carry no credentials."""
@@ -104,10 +104,10 @@ class AuthenticationInterceptor(CallInterceptor):
 
 
 class DeadlineInterceptor(CallInterceptor):
-    """Ends unary calls at the caller's deadline, or at `longest_seconds`."""
+    """Ends unary calls at the caller's deadline, or after `default_seconds` where it set none."""
 
-    def __init__(self, longest_seconds: float = LONGEST_UNARY_SECONDS) -> None:
-        self._longest_seconds = longest_seconds
+    def __init__(self, default_seconds: float = DEFAULT_UNARY_SECONDS) -> None:
+        self._default_seconds = default_seconds
 
     @asynccontextmanager
     async def around(self, call: Call, context: ServicerContext) -> AsyncIterator[None]:
@@ -116,7 +116,7 @@ class DeadlineInterceptor(CallInterceptor):
             yield
             return
         remaining = context.time_remaining()
-        limit = self._longest_seconds if remaining is None else min(remaining, self._longest_seconds)
+        limit = self._default_seconds if remaining is None else remaining
         try:
             async with asyncio.timeout(limit) as timeout:
                 yield

@@ -89,4 +89,4 @@ def _create_work_items() -> None:
         sa.UniqueConstraint("job", "phase", "position", name="work_items_position"),
         sqlite_autoincrement=True,
     )
-    op.create_index("work_items_claimable", "work_items", ["state", "available_at"])
+    op.create_index("work_items_by_state", "work_items", ["state", "item_id"])

@@ -1,5 +1,7 @@
 """What only S3 stores have: probing, credentials, an endpoint that does not answer, a damaged byte on the server."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,17 @@ from longhaul_core.manifests import put_part, verify_part
 from longhaul_core.objects import S3Location, open_store
 from longhaul_core.objects.s3 import S3Store
 from longhaul_core.objects.s3_client import connect
+
+UPLOADER = """
+import sys
+from longhaul_core.objects import S3Location
+from longhaul_core.objects.s3 import S3Store
+location = S3Location(sys.argv[1], "team/", sys.argv[2], "us-east-1", secure=False)
+with S3Store.open(location, part_bytes=5 << 20).open_write("kept") as out:
+    while True:
+        out.write(bytes(1 << 20))
+        print(out.tell(), flush=True)
+"""
 
 
 def test_open_store_probes_conditional_writes_true_where_the_server_honours_them(moto_location: S3Location) -> None:
@@ -71,6 +84,21 @@ def test_list_and_delete_of_more_than_a_page_reach_all(rclone_location: S3Locati
     assert [info.key for info in store.list("many/")] == [f"many/{number:04}" for number in range(1010)]
     assert store.delete_prefix("many/") == 1010
     assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("server", ["moto", "rclone"])
+def test_an_upload_killed_midway_leaves_nothing_visible(request: pytest.FixtureRequest, server: str) -> None:
+    location = request.getfixturevalue(f"{server}_location")
+    store = S3Store.open(location)
+    store.put("kept", b"old")
+    command = [sys.executable, "-c", UPLOADER, location.bucket, location.endpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as uploader:
+        assert uploader.stdout is not None
+        while uploader.stdout.readline() != b"25165824\n":  # four parts of 5 MiB are on their way
+            assert uploader.poll() is None
+        uploader.kill()
+    assert [info.key for info in store.list()] == ["kept"]
+    assert store.get("kept") == b"old"
 
 
 def test_an_object_replaced_under_its_reader_is_not_mixed(moto_location: S3Location) -> None:

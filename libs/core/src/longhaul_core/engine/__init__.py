@@ -6,12 +6,15 @@ from typing import Protocol
 from longhaul_core.engine.failures import RemoteTaskError, WorkerDied, WorkerMemoryExceeded
 from longhaul_core.engine.local import LocalEngine
 from longhaul_core.engine.progress import report
-from longhaul_core.engine.protocol import Engine
+from longhaul_core.engine.protocol import Engine, OnProgress, Payload, Task
 
 __all__ = [
     "Engine",
     "LocalEngine",
+    "OnProgress",
+    "Payload",
     "RemoteTaskError",
+    "Task",
     "WorkerDied",
     "WorkerMemoryExceeded",
     "open_engine",

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from minio import Minio
@@ -51,12 +52,7 @@ class S3Store:
             PermissionDenied, Unauthenticated: wrong credentials, or none.
             Unavailable: no answer.
         """
-        client = connect(location)
-        name = f"{location.prefix}.longhaul/probe-{uuid.uuid4().hex}"
-        with s3_errors(name):
-            conditional = _race(client, location.bucket, name)
-            client.remove_object(location.bucket, name)
-        return cls(client, location, conditional_writes=conditional, part_bytes=part_bytes)
+        return cls(connect(location), location, conditional_writes=_probe(location), part_bytes=part_bytes)
 
     @property
     def conditional_writes(self) -> bool:
@@ -166,6 +162,17 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
+
+
+@cache
+def _probe(location: S3Location) -> bool:
+    """Find out once a process whether conditional writes hold; workers open the same store for each task."""
+    client = connect(location)
+    name = f"{location.prefix}.longhaul/probe-{uuid.uuid4().hex}"
+    with s3_errors(name):
+        conditional = _race(client, location.bucket, name)
+        client.remove_object(location.bucket, name)
+    return conditional
 
 
 def _race(client: Minio, bucket: str, name: str) -> bool:

@@ -72,7 +72,9 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
             bind = pod == pods[0]
             self.send(pod, prepare_epoch=agent_pb2.PrepareEpoch(epoch=epoch, bind_rendezvous=bind))
         self.wait(lambda: len(self.of("epoch_ready", lambda ready: ready.epoch == epoch)) == len(pods))
-        address = next(r.rendezvous_address for r in self.of("epoch_ready") if r.epoch == epoch and r.rendezvous_address)
+        address = next(
+            r.rendezvous_address for r in self.of("epoch_ready") if r.epoch == epoch and r.rendezvous_address
+        )
         config = Struct()
         config.update(changes.pop("trainer_config", world.config()))
         for rank, pod in enumerate(pods):

@@ -21,10 +21,12 @@ import grpc
 import numpy as np
 from google.protobuf.json_format import MessageToDict
 from longhaul.checkpoint.v1 import checkpoint_pb2, checkpoint_pb2_grpc
-from longhaul_core.digests import hash_bytes
 from longhaul_core.errors import DataLoss
 from longhaul_core.manifests import Manifest, Part, put_part, verify_part, write_manifest
 from longhaul_core.objects import open_store
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from longhaul_trainer.wire import WORKER_MESSAGE, Assignment, StepRow, WorkerMessage
 
 EOS = 0
@@ -44,14 +46,16 @@ def make_token_set(url: str, *, tokens: int = 40_000, seed: int = 0) -> str:
             split: _write_split(store, parts, f"{prefix}/{split}/{source}", size, seed + 10 * number + place)
             for place, (split, size) in enumerate((("train", tokens), ("valid", tokens // 10)))
         }
+    tokenizer = put_part(store, "projects/lab/tokenizers/words/0123456789ab/tokenizer.json", make_tokenizer())
+    tasks = _write_tasks(store, parts, f"{prefix}/eval", seed)
     extra = {
         "token_dtype": "uint16",
         "vocabulary_size": VOCABULARY,
         "eos_id": EOS,
-        "tokenizer": {"name": "projects/lab/tokenizers/words", "key": "", "digest": hash_bytes(b"words")},
+        "tokenizer": {"name": "projects/lab/tokenizers/words", "key": tokenizer.key, "digest": tokenizer.digest},
         "sources": sources,
         "mixture": [{"source": "docs", "weight": 0.75}, {"source": "code", "weight": 0.25}],
-        "eval_tasks": {},
+        "eval_tasks": tasks,
     }
     manifest = Manifest(
         kind="TokenSet",
@@ -63,6 +67,34 @@ def make_token_set(url: str, *, tokens: int = 40_000, seed: int = 0) -> str:
     )
     write_manifest(store, f"{prefix}/manifest.json", manifest)
     return f"{prefix}/manifest.json"
+
+
+def make_tokenizer() -> bytes:
+    """One word a token id: w1, w2, …"""
+    words = {"<|end|>": EOS, **{f"w{number}": number for number in range(1, VOCABULARY)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<|end|>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(["<|end|>"])
+    return tokenizer.to_str().encode()
+
+
+def _write_tasks(store: Any, parts: list[Part], prefix: str, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed + 100)
+
+    def words(count: int) -> str:
+        return " ".join(f"w{number}" for number in rng.integers(1, VOCABULARY, count))
+
+    texts = [{"id": f"t{n}", "text": words(20 + 9 * n), "cluster": f"c{n // 2}"} for n in range(8)]
+    questions = [
+        {"id": f"q{n}", "context": words(12), "choices": [words(3 + c) for c in range(4)], "gold": n % 4, "cluster": "c"}
+        for n in range(10)
+    ]
+    tasks = {}
+    for kind, rows in (("bits_per_byte", texts), ("cloze", questions)):
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        parts.append(put_part(store, f"{prefix}/{kind}.jsonl", data))
+        tasks[kind] = {"key": parts[-1].key, "kind": kind, "items": len(rows)}
+    return tasks
 
 
 def _write_split(store: Any, parts: list[Part], prefix: str, tokens: int, seed: int) -> dict[str, Any]:

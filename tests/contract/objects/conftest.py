@@ -34,7 +34,14 @@ def rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rclone_endpoint(rclone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    command = [Path(sys.executable).with_name("rclone"), "serve", "s3", rclone_folder, "--config", "/dev/null"]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("rclone"),
+        "serve",
+        "s3",
+        rclone_folder,
+        "--config",
+        "/dev/null",
+    ]
     options = ["--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
     log = tmp_path_factory.mktemp("rclone-log") / "log"
     with log.open("wb") as sink, subprocess.Popen([*command, *options], stderr=sink) as server:
@@ -74,8 +81,36 @@ def rclone_location(rclone_endpoint: str, credentials: None) -> S3Location:
     return make_location(rclone_endpoint)
 
 
+@pytest.fixture(scope="session")
+def shared_locations() -> dict[str, S3Location]:
+    """One bucket a server for the suite, as a new one must be probed; each test leaves it empty."""
+    return {}
+
+
+def open_named(name: str, request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    if name == "folder":
+        yield FilesystemStore.open(request.getfixturevalue("tmp_path") / "objects")
+        return
+    request.getfixturevalue("credentials")
+    shared: dict[str, S3Location] = request.getfixturevalue("shared_locations")
+    if name not in shared:
+        shared[name] = make_location(request.getfixturevalue(f"{name}_endpoint"))
+    store = S3Store.open(shared[name], part_bytes=PART_BYTES)
+    yield store
+    for info in list(store.list()):
+        store.delete(info.key)
+
+
 @pytest.fixture(params=["folder", "moto", "rclone"])
-def store(request: pytest.FixtureRequest) -> ObjectStore:
-    if request.param == "folder":
-        return FilesystemStore.open(request.getfixturevalue("tmp_path") / "objects")
-    return S3Store.open(request.getfixturevalue(f"{request.param}_location"), part_bytes=PART_BYTES)
+def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    yield from open_named(request.param, request)
+
+
+@pytest.fixture(params=["folder", "moto"])
+def conditional_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    yield from open_named(request.param, request)
+
+
+@pytest.fixture(params=["rclone"])
+def unconditional_store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
+    yield from open_named(request.param, request)

@@ -210,19 +210,8 @@ def test_many_writers_of_one_key_leave_one_whole_object(store: ObjectStore) -> N
     assert store.get("k") in values
 
 
-def test_conditional_create_has_one_winner_or_is_refused(store: ObjectStore, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(b"file")
-    if not store.conditional_writes:
-        for create in (
-            lambda: store.put("k", b"", if_absent=True),
-            lambda: store.put_file("k", source, if_absent=True),
-        ):
-            with pytest.raises(FailedPrecondition) as refused:
-                create()
-            assert refused.value.reason == "NO_CONDITIONAL_WRITES"
-        assert not store.exists("k")
-        return
+def test_conditional_create_has_one_winner(conditional_store: ObjectStore) -> None:
+    store = conditional_store
     values = [bytes([n]) * 1000 for n in range(8)]
     barrier = threading.Barrier(len(values))
     won: list[bytes] = []
@@ -238,10 +227,34 @@ def test_conditional_create_has_one_winner_or_is_refused(store: ObjectStore, tmp
 
     with ThreadPoolExecutor(len(values)) as pool:
         list(pool.map(create, values))
+    assert store.conditional_writes
     assert [store.get("k")] == won
-    assert {error.reason for error in lost} == {"OBJECT_EXISTS"}
+    assert [error.reason for error in lost] == ["OBJECT_EXISTS"] * 7
+
+
+def test_conditional_create_of_a_file_respects_what_is_there(conditional_store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"file")
+    conditional_store.put("k", b"old")
     with pytest.raises(AlreadyExists):
+        conditional_store.put_file("k", source, if_absent=True)
+    assert conditional_store.get("k") == b"old"
+    conditional_store.delete("k")
+    conditional_store.put_file("k", source, if_absent=True)
+    assert conditional_store.get("k") == b"file"
+
+
+def test_conditional_create_where_the_store_ignores_conditions_is_refused(
+    unconditional_store: ObjectStore, tmp_path: Path
+) -> None:
+    store = unconditional_store
+    source = tmp_path / "source"
+    source.write_bytes(b"file")
+    assert not store.conditional_writes
+    with pytest.raises(FailedPrecondition) as refused:
+        store.put("k", b"", if_absent=True)
+    assert refused.value.reason == "NO_CONDITIONAL_WRITES"
+    with pytest.raises(FailedPrecondition) as refused:
         store.put_file("k", source, if_absent=True)
-    store.delete("k")
-    store.put_file("k", source, if_absent=True)
-    assert store.get("k") == b"file"
+    assert refused.value.reason == "NO_CONDITIONAL_WRITES"
+    assert not store.exists("k")

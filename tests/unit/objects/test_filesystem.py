@@ -87,7 +87,7 @@ def test_a_writer_that_is_forgotten_leaves_no_file(tmp_path: Path) -> None:
 
 def test_conditional_create_between_processes_has_one_winner_each_time(tmp_path: Path) -> None:
     rounds = 50
-    command = [sys.executable, "-c", RACER, tmp_path]
+    command: list[str | Path] = [sys.executable, "-c", RACER, tmp_path]
     racers = [
         subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for number in range(3)

@@ -104,6 +104,19 @@ async def test_checkpoint_store_that_restarts_loses_no_commit(serve, upstream):
     assert len(upstream.training.creates) == 2
 
 
+async def test_task_that_training_lost_is_asked_for_again(client, upstream):
+    upstream.training.hold = True
+    upstream.corpus.commit(upstream.store)
+    await client.create_suite()
+    await upstream.save(10)
+    await eventually(lambda: upstream.training.tasks)
+    upstream.training.tasks.clear()
+    await eventually(lambda: upstream.training.tasks)
+    upstream.training.release()
+    await eventually(lambda: _evaluated(client, [10]))
+    assert len(set(upstream.training.creates)) == 1
+
+
 @pytest.mark.parametrize("point", list(Point))
 async def test_kill_gives_each_evaluation_once(process, serve, upstream, point):
     upstream.corpus.commit(upstream.store)

@@ -47,6 +47,11 @@ def test_attempt_names_its_task_the_same_every_time():
     assert (second.attempts, second.result_key) == (2, "projects/p/evaluations/e/result-2.json")
 
 
+def test_task_that_was_never_created_is_named_again():
+    started = _evaluation(attempts=1).start_attempt(NOW)
+    assert started.without_task().start_attempt(NOW) == started
+
+
 def test_failure_beyond_the_budget_is_final_and_says_how_often():
     failed = _evaluation(attempts=2).fail_attempt(Reason("X", "broken"), budget=2, now=NOW)
     assert failed.state is State.FAILED

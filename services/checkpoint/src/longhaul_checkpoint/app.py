@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -19,6 +18,7 @@ from longhaul_checkpoint.adapters.exports import Exporter
 from longhaul_checkpoint.adapters.failpoints import Point
 from longhaul_checkpoint.adapters.holds import Holds
 from longhaul_checkpoint.adapters.inspection import Inspector
+from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.loops import Retention, Scrubber
 from longhaul_checkpoint.adapters.settling import Settler
 from longhaul_checkpoint.adapters.verification import PartVerifier
@@ -33,11 +33,13 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     settings = cast(CheckpointSettings, context.settings)
     db, store, clock = context.db, context.objects, context.clock
     failpoints = Failpoints.parse(settings.failpoints, Point)
+    instruments = Instruments(context.metrics)
     verifier = PartVerifier(store, settings.verify_threads)
     settler = Settler(db, store, clock)
-    inspector = Inspector(db, store, clock, verifier, settler, settings.reverify_seconds)
+    inspector = Inspector(db, store, clock, verifier, settler, instruments, settings.reverify_seconds)
     limits = CollectorLimits(settings.stale_seconds, settings.abandoned_seconds)
-    collector = Collector(db, store, clock, inspector, limits, failpoints)
+    collector = Collector(db, store, clock, inspector, limits, instruments, failpoints)
+    commits = Commits(db, store, clock, verifier, settler, instruments, failpoints)
     training = connect(
         settings.training_address, token=settings.api_token.get_secret_value() or None, tls_ca=settings.tls_ca
     )
@@ -45,7 +47,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         Parts(
             db=db,
             clock=clock,
-            commits=Commits(db, store, clock, verifier, settler, failpoints),
+            commits=commits,
             inspector=inspector,
             collector=collector,
             holds=Holds(db, clock),
@@ -61,13 +63,16 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         checkpoint_pb2_grpc.add_CheckpointServiceServicer_to_server(servicer, server)
         return [SERVICE_NAME]
 
-    async def work() -> None:
-        try:
-            async with asyncio.TaskGroup() as loops:
-                loops.create_task(retention.run(context.stop, settings.retention_interval_seconds))
-                loops.create_task(scrubber.run(context.stop, settings.scrub_interval_seconds))
-        finally:
-            await training.close(None)
-            verifier.close()
+    async def retain() -> None:
+        await retention.run(context.stop, settings.retention_interval_seconds)
 
-    return ServiceDefinition(register=register, background=(work,))
+    async def scrub() -> None:
+        await scrubber.run(context.stop, settings.scrub_interval_seconds)
+
+    async def close() -> None:
+        await commits.close()
+        await inspector.close()
+        await training.close(None)
+        verifier.close()
+
+    return ServiceDefinition(register=register, background=(retain, scrub), on_close=close)

@@ -18,7 +18,7 @@ from longhaul_core.ids import ANY_PROJECT, Collection, ResourceName, parse_name,
 from longhaul_checkpoint.adapters.collector import Round
 from longhaul_checkpoint.adapters.inspection import Inspection
 from longhaul_checkpoint.adapters.records import checkpoint_of
-from longhaul_checkpoint.domain.checkpoint import Commitment, Description, Reason, State
+from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Commitment, Description, Reason, State
 from longhaul_checkpoint.domain.diff import Change, PartDifference
 from longhaul_checkpoint.domain.retention import Direction, RetentionPolicy
 
@@ -85,6 +85,16 @@ def checkpoint_to_proto(row: ResourceRow) -> pb.Checkpoint:
     if checkpoint.commitment is not None:
         _add_commitment(message, checkpoint.commitment)
     return message
+
+
+def change_to_proto(row: ResourceRow) -> pb.WatchCheckpointsResponse:
+    """Return a change as a Watch shows it."""
+    gone = row.state not in {State.BEGUN, *VISIBLE_STATES}
+    return pb.WatchCheckpointsResponse(
+        type=resource_pb2.CHANGE_TYPE_DELETED if gone else resource_pb2.CHANGE_TYPE_UPDATED,
+        checkpoint=checkpoint_to_proto(row),
+        revision=row.revision,
+    )
 
 
 def description_of(request: pb.CommitCheckpointRequest) -> Description:

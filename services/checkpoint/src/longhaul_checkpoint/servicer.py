@@ -13,6 +13,7 @@ from longhaul.common.v1 import resource_pb2
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page
 from longhaul_core.errors import InvalidArgument
+from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
 from sqlalchemy.orm import Session
@@ -25,7 +26,7 @@ from longhaul_checkpoint.adapters.comparison import Comparison
 from longhaul_checkpoint.adapters.exports import Exporter
 from longhaul_checkpoint.adapters.holds import Holds
 from longhaul_checkpoint.adapters.inspection import Inspector
-from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Identity
+from longhaul_checkpoint.domain.checkpoint import Identity
 from longhaul_checkpoint.domain.retention import RetentionPolicy
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -105,11 +106,14 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         rows = watch(
             self._parts.db, records.CHECKPOINT_KIND, project, after_revision=request.after_revision, context=context
         )
-        async for row in rows:
+        revision = request.after_revision
+        async for row in with_bookmarks(rows):
+            if row is None:
+                yield pb.WatchCheckpointsResponse(type=resource_pb2.CHANGE_TYPE_BOOKMARK, revision=revision)
+                continue
+            revision = row.revision
             if not run or row.spec["run"] == run:
-                yield pb.WatchCheckpointsResponse(
-                    type=_change(row.state), checkpoint=convert.checkpoint_to_proto(row), revision=row.revision
-                )
+                yield convert.change_to_proto(row)
 
     async def PinCheckpoint(self, request: pb.PinCheckpointRequest, context: Context) -> pb.Checkpoint:
         name = convert.checkpoint_name_of(request.name)
@@ -174,8 +178,3 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         row = await self._parts.db.read(lambda session: catalogue.get(session, name.project, name.id))
         task, prefix = await self._parts.exporter.start(records.checkpoint_of(row), request.format)
         return pb.ExportCheckpointResponse(task=task, prefix=prefix)
-
-
-def _change(state: str) -> resource_pb2.ChangeType.ValueType:
-    visible = state in VISIBLE_STATES or state == "BEGUN"
-    return resource_pb2.CHANGE_TYPE_UPDATED if visible else resource_pb2.CHANGE_TYPE_DELETED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -13,6 +12,7 @@ from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
 
 from longhaul_evaluation.adapters.failpoints import Point
+from longhaul_evaluation.adapters.instruments import Instruments
 from longhaul_evaluation.adapters.loops import EvaluationLoop, SuiteLoop
 from longhaul_evaluation.adapters.reports import Reports
 from longhaul_evaluation.adapters.scoring import Scoring
@@ -30,6 +30,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     """Wire the service."""
     settings = cast(EvaluationSettings, context.settings)
     db, clock = context.db, context.clock
+    instruments = Instruments(context.metrics)
     failpoints = Failpoints.parse(settings.failpoints, Point)
     training, checkpoint, corpus = (
         _connect(settings, address)
@@ -39,10 +40,12 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     checkpoints, tasks, token_sets = Checkpoints(checkpoint), Tasks(training, limits), TokenSets(corpus)
     evaluation_alarm, suite_alarm = Alarm(context.stop), Alarm(context.stop)
     hints = Hints({"tasks": tasks.watch, "token sets": token_sets.watch}, evaluation_alarm, settings.retry_seconds)
-    scoring = Scoring(db, context.objects, clock, checkpoints, token_sets, tasks, settings.attempts, failpoints)
+    scoring = Scoring(
+        db, context.objects, clock, checkpoints, token_sets, tasks, settings.attempts, instruments, failpoints
+    )
     suites = Suites(db, clock, checkpoints, Runs(training), evaluation_alarm, failpoints)
     evaluation_loop = EvaluationLoop(
-        db, scoring, evaluation_alarm, hints, settings.maximum_running, settings.poll_seconds
+        db, scoring, evaluation_alarm, hints, instruments, settings.maximum_running, settings.poll_seconds
     )
     suite_loop = SuiteLoop(db, suites, suite_alarm, Followers(suites, settings.retry_seconds), settings.poll_seconds)
     servicer = EvaluationServicer(db, clock, Reports(db, context.objects), evaluation_alarm)
@@ -53,16 +56,12 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         evaluation_pb2_grpc.add_EvaluationSuiteServiceServicer_to_server(suite_servicer, server)
         return [_SERVICES[name].full_name for name in ("EvaluationService", "EvaluationSuiteService")]
 
-    async def work() -> None:
-        try:
-            async with asyncio.TaskGroup() as loops:
-                loops.create_task(evaluation_loop.run())
-                loops.create_task(suite_loop.run())
-        finally:
-            for channel in (training, checkpoint, corpus):
-                await channel.close(None)
+    async def close() -> None:
+        for channel in (training, checkpoint, corpus):
+            await channel.close(None)
 
-    return ServiceDefinition(register=register, background=(work,))
+    loops = (evaluation_loop.run, suite_loop.run)
+    return ServiceDefinition(register=register, background=loops, on_close=close)
 
 
 def _connect(settings: EvaluationSettings, address: str) -> grpc.aio.Channel:

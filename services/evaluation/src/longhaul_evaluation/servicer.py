@@ -12,6 +12,7 @@ from longhaul.evaluation.v1 import evaluation_pb2_grpc
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page
 from longhaul_core.ids import check_id, new_uid, parse_parent
+from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
 from sqlalchemy.orm import Session
@@ -78,11 +79,14 @@ class EvaluationServicer(evaluation_pb2_grpc.EvaluationServiceServicer):
             ids=ids,
             context=context,
         )
-        async for row in rows:
+        revision = request.after_revision
+        async for row in with_bookmarks(rows):
+            if row is None:
+                yield pb.WatchEvaluationsResponse(type=resource_pb2.CHANGE_TYPE_BOOKMARK, revision=revision)
+                continue
+            revision = row.revision
             yield pb.WatchEvaluationsResponse(
-                type=resource_pb2.CHANGE_TYPE_UPDATED,
-                evaluation=convert.evaluation_to_proto(row),
-                revision=row.revision,
+                type=resource_pb2.CHANGE_TYPE_UPDATED, evaluation=convert.evaluation_to_proto(row), revision=revision
             )
 
     async def CancelEvaluation(self, request: pb.CancelEvaluationRequest, context: Context) -> pb.Evaluation:

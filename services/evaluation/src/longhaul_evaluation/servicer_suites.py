@@ -13,6 +13,7 @@ from longhaul.evaluation.v1 import evaluation_pb2_grpc
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page
 from longhaul_core.ids import check_id, parse_parent
+from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
 from sqlalchemy.orm import Session
@@ -74,11 +75,14 @@ class EvaluationSuiteServicer(evaluation_pb2_grpc.EvaluationSuiteServiceServicer
         rows = watch(
             self._db, records.SUITE_KIND, project, after_revision=request.after_revision, ids=ids, context=context
         )
-        async for row in rows:
+        revision = request.after_revision
+        async for row in with_bookmarks(rows):
+            if row is None:
+                yield pb.WatchEvaluationSuitesResponse(type=resource_pb2.CHANGE_TYPE_BOOKMARK, revision=revision)
+                continue
+            revision = row.revision
             yield pb.WatchEvaluationSuitesResponse(
-                type=resource_pb2.CHANGE_TYPE_UPDATED,
-                evaluation_suite=convert.suite_to_proto(row),
-                revision=row.revision,
+                type=resource_pb2.CHANGE_TYPE_UPDATED, evaluation_suite=convert.suite_to_proto(row), revision=revision
             )
 
     async def CancelEvaluationSuite(

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from longhaul_checkpoint.adapters import catalogue
 from longhaul_checkpoint.adapters.failpoints import Point
 from longhaul_checkpoint.adapters.inspection import Inspector
+from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.records import checkpoint_of, head_of, policy_of
 from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Identity, State
 from longhaul_checkpoint.domain.naming import run_prefix, split_step_id
@@ -62,6 +63,7 @@ class Collector:
         clock: Clock,
         inspector: Inspector,
         limits: CollectorLimits,
+        instruments: Instruments,
         failpoints: Failpoints,
     ) -> None:
         self._db = db
@@ -69,6 +71,7 @@ class Collector:
         self._clock = clock
         self._inspector = inspector
         self._limits = limits
+        self._instruments = instruments
         self._failpoints = failpoints
 
     async def collect(self, project: str, run: str, *, dry_run: bool) -> Round:
@@ -166,7 +169,16 @@ class Collector:
                 catalogue.set_state(session, current, swept, cause="OBJECTS_REMOVED", now=now)
 
         await self._db.run(record)
+        self._count(row)
         log.info("checkpoint removed", checkpoint=identity.name, state=row.state)
+
+    def _count(self, row: ResourceRow) -> None:
+        commitment = checkpoint_of(row).commitment
+        if commitment is None:
+            self._instruments.abandoned.inc()
+        else:
+            self._instruments.deleted.inc()
+            self._instruments.deleted_bytes.inc(commitment.size_bytes)
 
     def _remove(self, identity: Identity) -> None:
         self._store.delete(identity.manifest_key)

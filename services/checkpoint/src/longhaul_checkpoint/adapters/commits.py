@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
-from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument
+from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, LonghaulError
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import write_manifest
@@ -21,8 +21,10 @@ from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue, manifests
 from longhaul_checkpoint.adapters.failpoints import Point
+from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.records import checkpoint_of, head_of
 from longhaul_checkpoint.adapters.settling import Settler
+from longhaul_checkpoint.adapters.single_flight import SingleFlight
 from longhaul_checkpoint.adapters.verification import PartVerifier
 from longhaul_checkpoint.domain.checkpoint import (
     VISIBLE_STATES,
@@ -51,6 +53,7 @@ class Commits:
         clock: Clock,
         verifier: PartVerifier,
         settler: Settler,
+        instruments: Instruments,
         failpoints: Failpoints,
     ) -> None:
         self._db = db
@@ -58,7 +61,13 @@ class Commits:
         self._clock = clock
         self._verifier = verifier
         self._settler = settler
+        self._instruments = instruments
         self._failpoints = failpoints
+        self._flights: SingleFlight[ResourceRow] = SingleFlight()
+
+    async def close(self) -> None:
+        """Break off the commits that are under way."""
+        await self._flights.close()
 
     async def register(self, project: str, run: str, epoch: int, resume: str) -> int:
         """Fence a run and return the epoch that is registered now.
@@ -119,7 +128,7 @@ class Commits:
         objects: Sequence[tuple[str, int, str]],
         description: Description,
     ) -> ResourceRow:
-        """Verify the parts and commit.
+        """Verify the parts and commit; a repeated call joins the one that is under way.
 
         Args:
             project: the project.
@@ -134,6 +143,22 @@ class Commits:
             DataLoss: a part is missing or differs (PART_MISSING, PART_DAMAGED).
             AlreadyExists: it is committed with other parts.
         """
+        key = (project, identifier, epoch, tuple(objects))
+        try:
+            return await self._flights.run(key, lambda: self._commit(project, identifier, epoch, objects, description))
+        except LonghaulError as error:
+            self._instruments.refused.labels(error.reason).inc()
+            raise
+
+    async def _commit(
+        self,
+        project: str,
+        identifier: str,
+        epoch: int,
+        objects: Sequence[tuple[str, int, str]],
+        description: Description,
+    ) -> ResourceRow:
+        started = self._clock.monotonic()
         run, _, _ = split_resource_id(identifier)
         await self._settler.settle_run(project, run)
         row, head = await self._db.read(lambda session: _open(session, project, identifier, run))
@@ -147,7 +172,11 @@ class Commits:
         self._failpoints.reach(Point.COMMIT_BEFORE_VERIFY)
         seen = await asyncio.to_thread(manifests.sighting, self._store, parts)
         _refuse_damaged(checkpoint, await self._verifier.verify(parts))
-        return await self._write(checkpoint, parts, description, head, seen)
+        row = await self._write(checkpoint, parts, description, head, seen)
+        self._instruments.committed.inc()
+        self._instruments.committed_bytes.inc(sum(part.size for part in parts))
+        self._instruments.commit_seconds.observe(self._clock.monotonic() - started)
+        return row
 
     async def _write(
         self, checkpoint: Checkpoint, parts: Sequence[Part], description: Description, head: RunHead, seen: str

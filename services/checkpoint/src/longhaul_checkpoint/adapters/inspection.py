@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +15,10 @@ from longhaul_core.objects.store import ObjectStore
 from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue, manifests
+from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.records import checkpoint_of, head_of
 from longhaul_checkpoint.adapters.settling import Settler
+from longhaul_checkpoint.adapters.single_flight import SingleFlight
 from longhaul_checkpoint.adapters.verification import PartVerifier
 from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Commitment
 from longhaul_checkpoint.domain.parts import Damage, Part
@@ -37,7 +38,7 @@ class Inspection:
 
 
 class Inspector:
-    """Verifies committed checkpoints, one reader a checkpoint at a time."""
+    """Verifies committed checkpoints."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Inspector:
         clock: Clock,
         verifier: PartVerifier,
         settler: Settler,
+        instruments: Instruments,
         reverify_seconds: float,
     ) -> None:
         self._db = db
@@ -54,7 +56,8 @@ class Inspector:
         self._verifier = verifier
         self._settler = settler
         self._reverify_seconds = reverify_seconds
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._instruments = instruments
+        self._flights: SingleFlight[Inspection] = SingleFlight()
 
     async def latest(self, project: str, run: str, maximum_step: int = 0) -> ResourceRow:
         """Return the newest intact checkpoint on a run's line; damaged ones are marked and passed over.
@@ -86,15 +89,15 @@ class Inspector:
         return await self.inspect(row, full=True)
 
     async def inspect(self, row: ResourceRow, *, full: bool) -> Inspection:
-        """Verify one checkpoint; unless `full`, the bytes are read only where the objects changed or time has come."""
-        async with self._turns[row.uid]:
-            try:
-                return await self._inspect(row, full)
-            finally:
-                if len(self._turns) > 1000:
-                    self._turns = defaultdict(
-                        asyncio.Lock, {uid: lock for uid, lock in self._turns.items() if lock.locked()}
-                    )
+        """Verify one checkpoint; unless `full`, the bytes are read only where the objects changed or time has come.
+
+        A repeated call joins the one that is under way.
+        """
+        return await self._flights.run((row.uid, full), lambda: self._inspect(row, full))
+
+    async def close(self) -> None:
+        """Break off the verifications that are under way."""
+        await self._flights.close()
 
     async def _inspect(self, row: ResourceRow, full: bool) -> Inspection:
         checkpoint = checkpoint_of(row)
@@ -107,8 +110,9 @@ class Inspector:
         if not full and self._is_fresh(checkpoint.committed, seen):
             return Inspection(row, (), 0)
         damages = await self._verifier.verify(parts)
-        saved = await self._save(row, damages, seen)
-        return Inspection(saved, tuple(damages), sum(part.size for part in parts))
+        size = sum(part.size for part in parts)
+        self._instruments.verified_bytes.inc(size)
+        return Inspection(await self._save(row, damages, seen), tuple(damages), size)
 
     def _parts(self, checkpoint: Checkpoint, commitment: Commitment) -> list[Part]:
         manifest = manifests.read(self._store, checkpoint.identity)
@@ -135,6 +139,7 @@ class Inspector:
 
         saved = await self._db.run(transact)
         if damages:
+            self._instruments.damaged.inc()
             log.error("checkpoint damaged", checkpoint=row.id, part=damages[0].part, reason=damages[0].reason)
         return saved
 

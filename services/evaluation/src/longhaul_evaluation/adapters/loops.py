@@ -11,6 +11,7 @@ from longhaul_core.errors import LonghaulError, Unavailable
 from longhaul_core.logging import get_logger
 
 from longhaul_evaluation.adapters import catalogue
+from longhaul_evaluation.adapters.instruments import Instruments
 from longhaul_evaluation.adapters.records import evaluation_of
 from longhaul_evaluation.adapters.scoring import Room, Scoring
 from longhaul_evaluation.adapters.suites import Followers, Suites
@@ -27,12 +28,20 @@ class EvaluationLoop:
     """Advances all evaluations."""
 
     def __init__(
-        self, db: Database, scoring: Scoring, alarm: Alarm, hints: Hints, maximum_running: int, interval: float
+        self,
+        db: Database,
+        scoring: Scoring,
+        alarm: Alarm,
+        hints: Hints,
+        instruments: Instruments,
+        maximum_running: int,
+        interval: float,
     ) -> None:
         self._db = db
         self._scoring = scoring
         self._alarm = alarm
         self._hints = hints
+        self._instruments = instruments
         self._maximum_running = maximum_running
         self._interval = interval
 
@@ -40,6 +49,7 @@ class EvaluationLoop:
         """Go round after round until the service stops."""
         while not self._alarm.stopped:
             rows = await _tolerant(self._db.read(catalogue.active_evaluations), "evaluations not read") or []
+            self._instruments.active.set(len(rows))
             self._hints.follow({row.project for row in rows})
             room = Room(self._maximum_running - sum(bool(evaluation_of(row).task) for row in rows))
             await _advance_all(_tolerant(self._scoring.advance(row, room), "evaluation not advanced") for row in rows)

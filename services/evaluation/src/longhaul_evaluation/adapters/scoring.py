@@ -12,7 +12,7 @@ from datetime import datetime
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
-from longhaul_core.errors import Aborted, DataLoss, InvalidArgument, LonghaulError, NotFound
+from longhaul_core.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, LonghaulError, NotFound
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from longhaul_core.objects.store import ObjectStore
@@ -20,6 +20,7 @@ from longhaul_core.tasks import ManifestReference, ScoreArguments, ScoreResult, 
 
 from longhaul_evaluation.adapters import catalogue
 from longhaul_evaluation.adapters.failpoints import Point
+from longhaul_evaluation.adapters.instruments import Instruments
 from longhaul_evaluation.adapters.objects import TaskFiles, read_result
 from longhaul_evaluation.adapters.records import evaluation_of
 from longhaul_evaluation.adapters.upstream import (
@@ -64,6 +65,7 @@ class Scoring:
         token_sets: TokenSets,
         tasks: Tasks,
         attempts: int,
+        instruments: Instruments,
         failpoints: Failpoints,
     ) -> None:
         self._db = db
@@ -73,6 +75,7 @@ class Scoring:
         self._token_sets = token_sets
         self._tasks = tasks
         self._attempts = attempts
+        self._instruments = instruments
         self._failpoints = failpoints
         self._files = TaskFiles(store)
         self._leased_until: dict[str, float] = {}
@@ -126,9 +129,7 @@ class Scoring:
         else:
             await self._save(row, replace(evaluation, state=State.QUEUED, reason=None))
 
-    async def _create(
-        self, evaluation: Evaluation, checkpoint: CheckpointView, token_set: ManifestReference
-    ) -> TaskView:
+    async def _create(self, evaluation: Evaluation, checkpoint: CheckpointView, token_set: ManifestReference) -> None:
         arguments = ScoreArguments(
             checkpoint=ManifestReference(
                 name=checkpoint.name, manifest_key=checkpoint.manifest_key, digest=checkpoint.digest
@@ -141,26 +142,23 @@ class Scoring:
             batch_size=evaluation.spec.batch_size,
             seed=evaluation.spec.seed,
         )
-        task = await self._tasks.create(evaluation.task, arguments, evaluation.result_key)
+        await self._tasks.create(evaluation.task, arguments, evaluation.result_key)
         self._failpoints.reach(Point.TASK_AFTER_CREATE)
-        return task
 
     async def _follow(self, row: ResourceRow, evaluation: Evaluation) -> None:
-        await self._lease(evaluation)
         try:
             task = await self._tasks.get(evaluation.task)
         except NotFound:
-            checkpoint = await self._checkpoints.get(evaluation.spec.checkpoint)
-            task = await self._create(evaluation, checkpoint, await self._token_sets.get(evaluation.spec.token_set))
-        now = self._clock.now()
+            await self._prepare(row, evaluation.without_task(), Room(1))
+            return
+        await self._renew(evaluation)
         if task.state in {TaskState.QUEUED, TaskState.RUNNING}:
             await self._save(row, evaluation.follow_task(task.state is TaskState.RUNNING, task.pending))
         elif task.state is TaskState.SUCCEEDED:
             await self._conclude(row, evaluation)
         else:
             reason = _task_failure(evaluation, task)
-            log.warning("score task failed", evaluation=evaluation.name, task=evaluation.task, reason=reason.code)
-            await self._finish(row, evaluation.fail_attempt(reason, budget=self._attempts, now=now))
+            await self._fail_attempt(row, evaluation, reason)
 
     async def _conclude(self, row: ResourceRow, evaluation: Evaluation) -> None:
         now = self._clock.now()
@@ -169,8 +167,7 @@ class Scoring:
             _check_result(evaluation, result)
             scores = await asyncio.to_thread(metric_scores, result)
         except (NotFound, DataLoss, InvalidArgument) as error:
-            log.warning("score result unusable", evaluation=evaluation.name, reason=error.reason, error=error.message)
-            await self._finish(row, evaluation.fail_attempt(_reason(error), budget=self._attempts, now=now))
+            await self._fail_attempt(row, evaluation, _reason(error))
             return
         self._failpoints.reach(Point.RESULT_BEFORE_RECORD)
         done = evaluation.succeed(scores, now)
@@ -181,6 +178,12 @@ class Scoring:
             log.warning("scores not recorded at the checkpoint", evaluation=evaluation.name, reason=error.reason)
         await self._finish(row, done)
         self._failpoints.reach(Point.RESULT_AFTER_RECORD)
+
+    async def _fail_attempt(self, row: ResourceRow, evaluation: Evaluation, reason: Reason) -> None:
+        log.warning("score task failed", evaluation=evaluation.name, task=evaluation.task, reason=reason.code)
+        self._instruments.attempts_failed.labels(reason.code).inc()
+        now = self._clock.now()
+        await self._finish(row, evaluation.fail_attempt(reason, budget=self._attempts, now=now))
 
     async def _stop(self, row: ResourceRow, evaluation: Evaluation) -> None:
         if evaluation.task:
@@ -203,8 +206,14 @@ class Scoring:
     async def _finish(self, row: ResourceRow, evaluation: Evaluation) -> None:
         await self._save(row, evaluation)
         if evaluation.is_terminal:
+            self._count(evaluation)
             log.info("evaluation ended", evaluation=evaluation.name, state=evaluation.state, step=evaluation.step)
             await self._release(evaluation)
+
+    def _count(self, evaluation: Evaluation) -> None:
+        self._instruments.ended.labels(evaluation.state).inc()
+        if evaluation.start_time is not None and evaluation.end_time is not None:
+            self._instruments.seconds.observe((evaluation.end_time - evaluation.start_time).total_seconds())
 
     async def _lease(self, evaluation: Evaluation) -> None:
         now = self._clock.monotonic()
@@ -212,6 +221,13 @@ class Scoring:
             return
         await self._checkpoints.lease(evaluation.spec.checkpoint, _holder(evaluation))
         self._leased_until[evaluation.uid] = now + LEASE_SECONDS
+
+    async def _renew(self, evaluation: Evaluation) -> None:
+        """Hold the checkpoint on; where it is damaged or gone meanwhile, the task says so better."""
+        try:
+            await self._lease(evaluation)
+        except (NotFound, FailedPrecondition) as error:
+            log.warning("lease not renewed", evaluation=evaluation.name, reason=error.reason)
 
     async def _release(self, evaluation: Evaluation) -> None:
         self._leased_until.pop(evaluation.uid, None)

@@ -143,6 +143,10 @@ class Evaluation:
             start_time=self.start_time or now,
         )
 
+    def without_task(self) -> Evaluation:
+        """Return the evaluation as it was before its attempt was started; starting it again names the same task."""
+        return replace(self, task="", result_key="", attempts=self.attempts - 1)
+
     def follow_task(self, running: bool, pending: str) -> Evaluation:
         """Return the evaluation with what its unfinished task says."""
         if self.state is State.CANCELLING:

@@ -16,6 +16,7 @@ from longhaul_ingest.adapters.catalogue import Catalogue
 from longhaul_ingest.adapters.failpoints import Point
 from longhaul_ingest.adapters.measures import IngestMeasures
 from longhaul_ingest.adapters.runner import Runner
+from longhaul_ingest.adapters.tasks import WORKER_MODULE
 from longhaul_ingest.adapters.world import Limits, World
 from longhaul_ingest.servicer import DatasetServicer, IngestionServicer
 from longhaul_ingest.settings import IngestSettings
@@ -29,7 +30,7 @@ SERVICES = (
 async def build(context: ServiceContext) -> ServiceDefinition:
     """Wire the service."""
     settings = cast(IngestSettings, context.settings)
-    engine = open_engine(settings, preload=["longhaul_ingest.adapters.shard_work"])
+    engine = open_engine(settings, preload=[WORKER_MODULE])
     world = World(
         db=context.db,
         objects=context.objects,

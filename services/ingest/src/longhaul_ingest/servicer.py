@@ -11,6 +11,7 @@ from longhaul.ingest.v1 import dataset_pb2, dataset_pb2_grpc, ingestion_pb2, ing
 from longhaul_core.db import Database, ResourceRow, resources
 from longhaul_core.db.events import list_events
 from longhaul_core.ids import Collection, check_id, parse_name, parse_parent
+from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token, page_size
 from longhaul_core.rpc.watch import watch
 
@@ -73,8 +74,13 @@ class IngestionServicer(ingestion_pb2_grpc.IngestionServiceServicer):
     ) -> AsyncIterator[ingestion_pb2.WatchIngestionsResponse]:
         project, ids = _watched(request.parent, request.name, Collection.INGESTIONS)
         rows = watch(self._db, INGESTION, project, after_revision=request.after_revision, ids=ids, context=context)
-        async for row in rows:
-            yield ingestion_pb2.WatchIngestionsResponse(type=_change(row), ingestion=_show(row), revision=row.revision)
+        revision = request.after_revision
+        async for row in with_bookmarks(rows):
+            if row is None:
+                yield ingestion_pb2.WatchIngestionsResponse(type=resource_pb2.CHANGE_TYPE_BOOKMARK, revision=revision)
+                continue
+            revision = row.revision
+            yield ingestion_pb2.WatchIngestionsResponse(type=_change(row), ingestion=_show(row), revision=revision)
 
     async def CancelIngestion(
         self, request: ingestion_pb2.CancelIngestionRequest, context: Context
@@ -142,10 +148,14 @@ class DatasetServicer(dataset_pb2_grpc.DatasetServiceServicer):
     ) -> AsyncIterator[dataset_pb2.WatchDatasetsResponse]:
         project, ids = _watched(request.parent, request.name, Collection.DATASETS)
         rows = watch(self._db, DATASET, project, after_revision=request.after_revision, ids=ids, context=context)
-        async for row in rows:
-            yield dataset_pb2.WatchDatasetsResponse(
-                type=_change(row), dataset=convert.dataset_to_proto(row), revision=row.revision
-            )
+        revision = request.after_revision
+        async for row in with_bookmarks(rows):
+            if row is None:
+                yield dataset_pb2.WatchDatasetsResponse(type=resource_pb2.CHANGE_TYPE_BOOKMARK, revision=revision)
+                continue
+            revision = row.revision
+            shown = convert.dataset_to_proto(row)
+            yield dataset_pb2.WatchDatasetsResponse(type=_change(row), dataset=shown, revision=revision)
 
     async def DeleteDataset(
         self, request: dataset_pb2.DeleteDatasetRequest, context: Context

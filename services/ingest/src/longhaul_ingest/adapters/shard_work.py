@@ -29,8 +29,8 @@ from longhaul_ingest.domain.tally import Tally
 REPORT_SECONDS: Final = 0.5
 
 
-def run_shard(payload: dict[str, Any]) -> dict[str, Any]:
-    """Engine task.
+def work_on_shard(payload: dict[str, Any]) -> dict[str, Any]:
+    """Read, decide, write, count.
 
     Args:
         payload: `index`, `source` (SourceConfig), `pieces`, `extraction`, `filters` (FilterConfig), `drop_samples`,

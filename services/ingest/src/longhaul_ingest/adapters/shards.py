@@ -17,7 +17,7 @@ from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import spec_of
 from longhaul_ingest.adapters.failpoints import Point
 from longhaul_ingest.adapters.repository import JobKey, prefix_of
-from longhaul_ingest.adapters.shard_work import run_shard
+from longhaul_ingest.adapters.tasks import run_shard
 from longhaul_ingest.adapters.world import Limits, World
 from longhaul_ingest.domain.ingestion import INGESTION, JobState, Reason
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
 
 from longhaul_ingest.domain import grams
-from longhaul_ingest.domain.words import ALPHABETIC, ALPHANUMERIC, Words, split_words
+from longhaul_ingest.domain.words import ALPHABETIC, ALPHANUMERIC, Hashes, Words, hash_word, split_words
 
 PARAGRAPH_BREAK: Final = re.compile(r"\n{2,}")
 LINE_BREAK: Final = re.compile(r"\n+")
-ELLIPSES: Final = ("...", "…")
-BULLETS: Final = ("•", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,9 @@ class Features:
         )
         return hits / len(self.lines)
 
-    def distinct_of(self, hashes: frozenset[int]) -> int:
-        """How many different words of a set of hashes occur."""
-        wanted = np.fromiter(hashes, dtype=np.uint64, count=len(hashes))
-        return int(np.isin(wanted, self.words.hashes).sum())
+    def distinct_of(self, wanted: tuple[str, ...]) -> int:
+        """How many of some words occur."""
+        return int(np.isin(_hashes(wanted), self.words.hashes).sum())
 
     def top_gram_fraction(self, n: int) -> float:
         """Share of the characters in the most frequent n-gram."""
@@ -106,6 +103,11 @@ class Features:
     def character_fraction(self, repeats: Repeats) -> float:
         """Share of the characters in repeated elements."""
         return repeats.characters / len(self.text) if self.text else 0.0
+
+
+@lru_cache(maxsize=64)
+def _hashes(words: tuple[str, ...]) -> Hashes:
+    return np.array(sorted(map(hash_word, set(words))), dtype=np.uint64)
 
 
 def count_repeats(elements: Sequence[str]) -> Repeats:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from longhaul_core.errors import InvalidArgument
 
-from longhaul_ingest.domain.features import Features
 from longhaul_ingest.domain.gopher import GopherQuality, GopherRepetition, Refusal
+
+if TYPE_CHECKING:
+    from longhaul_ingest.domain.features import Features
 
 Parameter = float | int | bool | str | list[str] | None
 

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from trainer_harness import CheckpointServer, World, finish, make_token_set, start_workers
+from trainer_harness import CheckpointServer, World, finish, make_token_set, nursery, start_workers
 
 LONG_RUN: dict[str, Any] = {"steps": 60, "checkpoint": {"every_steps": 10}, "validation": {"every_steps": 0}}
 
@@ -21,6 +21,13 @@ def open_world(folder: Path) -> Iterator[World]:
     server = CheckpointServer(url)
     yield World(folder, url, make_token_set(url), server)
     server.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def close_nursery() -> Iterator[None]:
+    yield
+    if nursery.cache_info().currsize:
+        nursery().close()
 
 
 @pytest.fixture

@@ -8,4 +8,3 @@ def test_two_ranks_train_checkpoint_and_learn(world: World) -> None:
     assert [row.step for row in rows] == list(range(1, 13))
     assert sorted(world.checkpoints.committed) == [4, 8, 12]
     assert rows[-1].loss < rows[0].loss
-    print([r.loss for r in rows], [r.step_seconds for r in rows], [(r.step, r.validation_loss) for r in rows])

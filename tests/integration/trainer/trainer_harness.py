@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 from concurrent import futures
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ from longhaul.checkpoint.v1 import checkpoint_pb2, checkpoint_pb2_grpc
 from longhaul_core.errors import DataLoss
 from longhaul_core.manifests import Manifest, Part, put_part, verify_part, write_manifest
 from longhaul_core.objects import open_store
+from longhaul_trainer.nursery_wire import LARGEST_PACKET_BYTES, REPORT, Fork
+from longhaul_trainer.wire import WORKER_MESSAGE, Assignment, StepRow, WorkerMessage
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from longhaul_trainer.wire import WORKER_MESSAGE, Assignment, StepRow, WorkerMessage
 
 EOS = 0
 VOCABULARY = 64
@@ -86,7 +89,13 @@ def _write_tasks(store: Any, parts: list[Part], prefix: str, seed: int) -> dict[
 
     texts = [{"id": f"t{n}", "text": words(20 + 9 * n), "cluster": f"c{n // 2}"} for n in range(8)]
     questions = [
-        {"id": f"q{n}", "context": words(12), "choices": [words(3 + c) for c in range(4)], "gold": n % 4, "cluster": "c"}
+        {
+            "id": f"q{n}",
+            "context": words(12),
+            "choices": [words(3 + c) for c in range(4)],
+            "gold": n % 4,
+            "cluster": "c",
+        }
         for n in range(10)
     ]
     tasks = {}
@@ -230,22 +239,61 @@ class World:
         return Assignment(**{**fields, **changes})
 
 
+class TestNursery:
+    """The nursery of all bare workers of the tests: torch is imported once."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "longhaul_trainer.worker"]
+        self.process = subprocess.Popen(
+            [*command, "--control", str(theirs.fileno()), "--agent", str(os.getpid())], pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+        self.reports: dict[tuple[str, int], Any] = {}
+        self.changed = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def fork(self, number: int, channel: socket.socket, log: Path) -> None:
+        with log.open("wb") as output:
+            order = Fork(number=number).model_dump_json().encode()
+            socket.send_fds(self._control, [order], [channel.fileno(), output.fileno()])
+
+    def wait_for(self, kind: str, number: int) -> Any:
+        with self.changed:
+            assert self.changed.wait_for(lambda: (kind, number) in self.reports, DEADLINE_SECONDS)
+            return self.reports[kind, number]
+
+    def close(self) -> None:
+        self._control.shutdown(socket.SHUT_RDWR)
+        self.process.wait(timeout=DEADLINE_SECONDS)
+
+    def _read(self) -> None:
+        while packet := self._control.recv(LARGEST_PACKET_BYTES):
+            report = REPORT.validate_json(packet)
+            with self.changed:
+                self.reports[report.type, getattr(report, "number", 0)] = report
+                self.changed.notify_all()
+
+
+@cache
+def nursery() -> TestNursery:
+    return TestNursery()
+
+
 class WorkerProcess:
     """A worker as an agent would keep it."""
 
-    def __init__(self, environment: dict[str, str] | None = None) -> None:
-        ours, theirs = socket.socketpair()
+    _numbers = itertools.count(1)
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
         self.messages: list[WorkerMessage] = []
         self._arrived = threading.Condition()
-        self._socket = ours
         self.log = Path(tempfile.mkstemp(prefix="worker-")[1])
-        command = [sys.executable, "-m", "longhaul_trainer.worker"]
-        self.process = subprocess.Popen(
-            [*command, "--channel", str(theirs.fileno()), "--agent", str(os.getpid())],
-            pass_fds=[theirs.fileno()],
-            stderr=self.log.open("wb"),
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        )
+        self.number = next(self._numbers)
+        nursery().fork(self.number, theirs, self.log)
         theirs.close()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -271,18 +319,17 @@ class WorkerProcess:
             while not any(row.step >= step for row in self.rows()):
                 left = deadline - time.monotonic()
                 assert left > 0, self.errors()
-                assert self.process.poll() is None, self.errors()
+                assert ("exited", self.number) not in nursery().reports, self.errors()
                 self._arrived.wait(min(left, 0.5))
 
     def wait(self) -> int:
-        code = self.process.wait(timeout=DEADLINE_SECONDS)
+        code: int = nursery().wait_for("exited", self.number).code
         self._thread.join(timeout=DEADLINE_SECONDS)
         self._socket.close()
         return code
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+        os.kill(nursery().wait_for("forked", self.number).process_id, signal.SIGKILL)
         self.wait()
 
     def errors(self) -> str:

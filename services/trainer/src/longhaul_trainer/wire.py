@@ -26,12 +26,6 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
-class Warm(_Message):
-    """The worker has imported everything and waits for its assignment."""
-
-    type: Literal["warm"] = "warm"
-
-
 class PhaseChange(_Message):
     """What the worker does from now on; also sent after each step as a sign of life."""
 
@@ -94,14 +88,12 @@ class Failed(_Message):
     message: str
 
 
-WorkerMessage = Annotated[
-    Warm | PhaseChange | StepRow | Event | Committed | Finished | Failed, Field(discriminator="type")
-]
+WorkerMessage = Annotated[PhaseChange | StepRow | Event | Committed | Finished | Failed, Field(discriminator="type")]
 WORKER_MESSAGE: TypeAdapter[WorkerMessage] = TypeAdapter(WorkerMessage)
 
 
 class Assignment(_Message):
-    """Makes a warm worker a rank of an epoch. Rank 0 of several ranks gets the rendezvous socket along with it."""
+    """Makes a worker a rank of an epoch. Rank 0 of several ranks gets the rendezvous socket along with it."""
 
     type: Literal["assignment"] = "assignment"
     project: str

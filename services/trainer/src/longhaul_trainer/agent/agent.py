@@ -1,7 +1,7 @@
 """What an agent does with its workers at the controller's word.
 
 The controller decides, the agent carries out: it kills workers of older epochs before it says that it is ready for a
-new one, starts ranks from warm standbys, reports whatever happens, and decides nothing by itself.
+new one, has ranks forked from the nursery, reports whatever happens, and decides nothing by itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from longhaul_core.objects import ObjectStore
 from longhaul_trainer.agent.convert import agent_event, checkpoint_committed, step_metrics, worker_exit
 from longhaul_trainer.agent.link import ControllerLink, Superseded
 from longhaul_trainer.agent.logs import LogShipper
+from longhaul_trainer.agent.nursery import Nursery
 from longhaul_trainer.agent.outbox import Outbox
-from longhaul_trainer.agent.pool import StandbyPool
 from longhaul_trainer.agent.settings import AgentSettings
 from longhaul_trainer.agent.worker import Worker
 from longhaul_trainer.exit_codes import ExitCode
@@ -32,7 +32,6 @@ from longhaul_trainer.wire import (
     Event,
     Finished,
     Phase,
-    PhaseChange,
     Request,
     StepRow,
     WorkerMessage,
@@ -50,7 +49,7 @@ class Agent:
         self._settings = settings
         self._host = settings.host()
         self._outbox = Outbox()
-        self._pool = StandbyPool(settings.workers, self._on_message, self._on_exit)
+        self._nursery = Nursery(self._on_message, self._on_exit)
         self._logs = LogShipper(
             store, f"projects/{settings.project}/runs/{settings.run}/logs", settings.pod, self._outbox.add
         )
@@ -65,7 +64,6 @@ class Agent:
         self._workers: dict[int, Worker] = {}
         self._epoch = 0
         self._started_epoch = 0
-        self._refilled_epoch = 0
         self._listener: socket.socket | None = None
         self._ended = asyncio.Event()
         self._exit_code = ExitCode.DONE
@@ -73,7 +71,7 @@ class Agent:
 
     async def run(self) -> ExitCode:
         """Serves the pod until the controller or the system ends it."""
-        self._spawn(self._pool.fill())
+        self._spawn(self._nursery.run())
         self._spawn(self._ship_logs())
         link = asyncio.create_task(self._link.run())
         ended = asyncio.create_task(self._ended.wait())
@@ -81,13 +79,13 @@ class Agent:
         if link.done():
             self._exit_code = _link_failure(link)
         await self._kill_workers()
-        await self._pool.close()
         await self._logs.flush()
         with suppress(TimeoutError):
             if not link.done():
                 await asyncio.wait_for(self._outbox.drained(), _FAREWELL_SECONDS)
         for task in (link, ended, *self._tasks):
             task.cancel()
+        await self._nursery.close()
         return self._exit_code
 
     def preempt(self) -> None:
@@ -125,7 +123,6 @@ class Agent:
             await self._kill_workers()
             self._close_listener()
             self._epoch = command.epoch
-            self._spawn(self._pool.fill())
         address = ""
         if command.bind_rendezvous:
             self._listener = self._listener or socket.create_server((self._host, 0), backlog=1024)
@@ -135,13 +132,13 @@ class Agent:
         _log.info("epoch prepared", epoch=command.epoch, rendezvous=address)
 
     async def _start(self, command: agent_pb2.StartEpoch) -> None:
-        """Makes standbys the ranks of the prepared epoch; a repeated command changes nothing."""
+        """Makes workers the ranks of the prepared epoch; a repeated command changes nothing."""
         if command.epoch != self._epoch or command.epoch == self._started_epoch:
             _log.info("start of epoch ignored", epoch=command.epoch, prepared=self._epoch)
             return
         self._started_epoch = command.epoch
         for local_rank, rank in enumerate(command.ranks):
-            worker = await self._pool.take()
+            worker = await self._nursery.make_worker()
             self._workers[rank] = worker
             await worker.assign(self._assignment(command, rank, local_rank), self._listener, self._on_line)
         self._close_listener()
@@ -179,7 +176,7 @@ class Agent:
             with suppress(TimeoutError):
                 exits = [worker.exited.wait() for worker in victims]
                 await asyncio.wait_for(asyncio.gather(*exits), command.grace_seconds)
-        await asyncio.gather(*(worker.kill() for worker in victims))
+        await asyncio.gather(*(self._nursery.kill(worker) for worker in victims))
 
     async def _request(self, request: Request) -> None:
         for worker in self._workers.values():
@@ -189,7 +186,7 @@ class Agent:
         """Ends all workers; as they are forgotten first, their ends are not reported."""
         victims = list(self._workers.values())
         self._workers.clear()
-        await asyncio.gather(*(worker.kill() for worker in victims))
+        await asyncio.gather(*(self._nursery.kill(worker) for worker in victims))
 
     async def _all_exited(self) -> None:
         await asyncio.gather(*(worker.exited.wait() for worker in self._workers.values()))
@@ -207,8 +204,6 @@ class Agent:
         match message:
             case StepRow():
                 self._outbox.add_row(step_metrics(message, epoch))
-            case PhaseChange(phase=Phase.STEPPING):
-                self._refill_once(epoch)
             case Event():
                 self._outbox.add(agent_event(message, epoch, rank))
             case Committed():
@@ -223,18 +218,13 @@ class Agent:
 
     def _on_exit(self, worker: Worker, code: int) -> None:
         """Reports the end of a worker that belongs to the present epoch."""
-        assert worker.assignment is not None
+        if worker.assignment is None:
+            return
         epoch, rank = worker.assignment.epoch, worker.assignment.rank
         _log.info("worker ended", rank=rank, epoch=epoch, code=code)
         if self._workers.get(rank) is worker:
             self._outbox.add(worker_exit(epoch, rank, code, worker.step, worker.last_words))
             self._spawn(self._logs.flush())
-
-    def _refill_once(self, epoch: int) -> None:
-        """New standbys are started when the ranks are stepping, not while these still start."""
-        if epoch == self._started_epoch and epoch != self._refilled_epoch:
-            self._refilled_epoch = epoch
-            self._spawn(self._pool.fill())
 
     def _join(self) -> agent_pb2.Join:
         settings = self._settings
@@ -262,13 +252,13 @@ class Agent:
             agent_pb2.WorkerStatus(
                 rank=rank,
                 local_rank=worker.assignment.local_rank if worker.assignment else 0,
-                process_id=worker.process.pid,
+                process_id=worker.process_id,
                 step=worker.step,
                 phase=worker.phase or Phase.STARTING.value,
                 silent_seconds=worker.silent_seconds(),
             )
             for rank, worker in self._workers.items()
-            if worker.alive
+            if worker.alive and worker.process_id
         ]
 
     async def _ship_logs(self) -> None:

@@ -1,14 +1,18 @@
-"""Entry point of a worker: ``python -m longhaul_trainer.worker --channel FD --agent PID``.
+"""Entry point of the nursery: ``python -m longhaul_trainer.worker --control FD --agent PID``.
 
-The process imports everything first and says so; it then waits, warm, until the agent makes it a rank of an epoch.
+Importing torch costs seconds, a fork milliseconds. This process imports everything once, stays single-threaded, opens
+no device, and becomes the parent of every worker of its pod; so a restart in place pays no import, however often.
+It dies with the agent, and the workers die with it.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
+import gc
 import os
+import selectors
 import signal
+import socket
 import sys
 from typing import NoReturn
 
@@ -16,102 +20,113 @@ import torch
 from longhaul_core.logging import configure_logging, get_logger
 
 from longhaul_trainer.exit_codes import ExitCode
-from longhaul_trainer.loop.control import Control
-from longhaul_trainer.parallel.group import choose_device, close_group, open_group
-from longhaul_trainer.wire import AgentMessage, Assignment, Phase, Request
-from longhaul_trainer.worker.channel import Channel
-from longhaul_trainer.worker.failure import exit_code_of
-from longhaul_trainer.worker.session import Session, parse_config
+from longhaul_trainer.nursery_wire import LARGEST_PACKET_BYTES, ORDER, Exited, Fork, Forked, Ready, Report
+from longhaul_trainer.worker.process import die_with_parent, run_worker
 
-_PR_SET_PDEATHSIG = 1
 _log = get_logger(__name__)
 
 
+class Nursery:
+    """Forks, kills and reaps workers as the agent says."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: dict[int, int] = {}
+        self._wakeup, self._signalled = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._signalled.setblocking(False)
+
+    def serve(self) -> None:
+        """Obeys until the agent closes its end."""
+        signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        selector = selectors.DefaultSelector()
+        for stream in (self._control, self._wakeup):
+            selector.register(stream, selectors.EVENT_READ)
+        self._report(Ready())
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if self._wakeup in ready:
+                self._wakeup.recv(4096)
+            self._reap()
+            if self._control in ready and not self._obey():
+                return
+
+    def _obey(self) -> bool:
+        packet, descriptors, _, _ = socket.recv_fds(self._control, LARGEST_PACKET_BYTES, 2)
+        if not packet:
+            return False
+        order = ORDER.validate_json(packet)
+        if isinstance(order, Fork):
+            self._fork(order.number, *descriptors)
+            return True
+        for process_id, number in self._children.items():
+            if number == order.number:
+                os.kill(process_id, signal.SIGKILL)
+        return True
+
+    def _fork(self, number: int, channel: int, output: int) -> None:
+        parent = os.getpid()
+        try:
+            process_id = os.fork()
+        except OSError as error:
+            _log.error("worker not forked", error=str(error))
+            self._report(Exited(number=number, code=ExitCode.OUT_OF_MEMORY))
+            return
+        finally:
+            if os.getpid() == parent:
+                os.close(channel)
+                os.close(output)
+        if process_id == 0:
+            self._become_worker(parent, channel, output)
+        self._children[process_id] = number
+        self._report(Forked(number=number, process_id=process_id))
+
+    def _become_worker(self, parent: int, channel: int, output: int) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for stream in (self._control, self._wakeup, self._signalled):
+                stream.close()
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.close(output)
+            die_with_parent(parent)
+            run_worker(channel)
+        finally:
+            os._exit(ExitCode.INTERNAL)
+
+    def _reap(self) -> None:
+        while self._children:
+            process_id, status = os.waitpid(-1, os.WNOHANG)
+            if process_id == 0:
+                return
+            number = self._children.pop(process_id)
+            self._report(Exited(number=number, code=os.waitstatus_to_exitcode(status)))
+
+    def _report(self, report: Report) -> None:
+        self._control.send(report.model_dump_json().encode())
+
+
 def main() -> None:
-    """Runs one assignment and exits with its code."""
-    arguments = _parse_arguments()
+    """Serves one agent."""
+    parser = argparse.ArgumentParser(prog="python -m longhaul_trainer.worker", description=__doc__)
+    parser.add_argument("--control", type=int, required=True, help="descriptor of the socket to the agent")
+    parser.add_argument("--agent", type=int, required=True, help="process id of the agent")
+    arguments = parser.parse_args()
     die_with_parent(arguments.agent)
     configure_logging("trainer")
-    control = Control()
-    signal.signal(signal.SIGTERM, lambda *_: control.request_stop())
-    channel = Channel(arguments.channel)
     torch.set_num_threads(1)
-    channel.warm()
-    message = channel.receive()
-    if not isinstance(message, Assignment):
-        _leave(ExitCode.DONE)
-    _leave(_run(message, channel, control))
-
-
-def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, however that happens."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        _leave(ExitCode.RETRY)
-
-
-def _run(assignment: Assignment, channel: Channel, control: Control) -> ExitCode:
-    channel.phase(Phase.STARTING, 0)
-    channel.listen(lambda message: _obey(message, control))
+    gc.collect()
+    gc.freeze()
+    nursery = Nursery(socket.socket(fileno=arguments.control))
     try:
-        _train(assignment, channel, control)
-    except BaseException as error:
-        code = exit_code_of(error)
-        expected = code in (ExitCode.PREEMPTED, ExitCode.RETRY)
-        _log.error("worker ends", code=int(code), reason=code.name, error=str(error), exc_info=not expected)
-        channel.failed(f"{type(error).__name__}: {error}")
-        return code
-    return ExitCode.DONE
-
-
-def _train(assignment: Assignment, channel: Channel, control: Control) -> None:
-    config = parse_config(assignment)
-    torch.set_num_threads(config.runtime.threads_per_worker)
-    device = choose_device(config.runtime.device.value, assignment.local_rank)
-    if config.runtime.deterministic:
-        be_deterministic()
-    group = open_group(
-        assignment.rank,
-        assignment.world_size,
-        device,
-        rendezvous=assignment.rendezvous,
-        listen_descriptor=channel.take_descriptor() if assignment.listens else None,
-    )
-    training = Session(assignment, config, group, channel, control).prepare()
-    training.run()
-    if assignment.rank == 0:
-        channel.finished(training.state.step)
-    training.loader.close()
-    training.saver.close()
-    close_group(group)
-
-
-def be_deterministic() -> None:
-    """Only kernels that give the same bits each time; memory that is written anyway need not be filled first."""
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-def _obey(message: AgentMessage | None, control: Control) -> None:
-    if message is None:
-        _leave(ExitCode.RETRY)
-    if isinstance(message, Request):
-        (control.request_stop if message.stop_after else control.request_checkpoint)()
-
-
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m longhaul_trainer.worker", description=__doc__)
-    parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the agent")
-    parser.add_argument("--agent", type=int, required=True, help="process id of the agent")
-    return parser.parse_args()
-
-
-def _leave(code: ExitCode) -> NoReturn:
-    """Ends at once: threads of collectives and uploads must not hold up a repair."""
-    sys.stdout.flush()
+        nursery.serve()
+    except OSError as error:
+        _log.warning("agent is gone", error=str(error))
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(ExitCode.DONE)
 
 
 if __name__ == "__main__":

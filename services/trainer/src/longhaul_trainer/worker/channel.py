@@ -20,7 +20,6 @@ from longhaul_trainer.wire import (
     Phase,
     PhaseChange,
     StepRow,
-    Warm,
 )
 
 _READ_BYTES = 1 << 16
@@ -61,10 +60,6 @@ class Channel:
             handle(None)
 
         threading.Thread(target=loop, name="channel", daemon=True).start()
-
-    def warm(self) -> None:
-        """Everything is imported."""
-        self._send(Warm())
 
     def phase(self, phase: Phase, step: int) -> None:
         """What the worker does from now on."""

@@ -132,6 +132,20 @@ def read_segments(objects: ObjectStore, prefix: str, after_step: int, limit: int
     return [found[step] for step in sorted(found)[:limit]]
 
 
+def read_archived(
+    objects: ObjectStore, prefix: str, after_sequence: int, before_sequence: int, limit: int
+) -> list[MetricRow]:
+    """Up to `limit` archived rows between two sequences, by sequence."""
+    rows: list[MetricRow] = []
+    for info in objects.list(f"{prefix}/"):
+        newest = int(info.key.rsplit("-", 1)[1].split(".", 1)[0])
+        if newest > after_sequence:
+            lines = gzip.decompress(objects.get(info.key)).splitlines()
+            rows += [_from_json(json.loads(line)) for line in lines]
+    wanted = [row for row in rows if after_sequence < row.sequence < before_sequence]
+    return sorted(wanted, key=lambda row: row.sequence)[:limit]
+
+
 def merge(archived: Sequence[MetricRow], newest: Sequence[MetricRow], limit: int) -> list[MetricRow]:
     """Both by step, the higher epoch winning."""
     rows = {row.step: row for row in archived}

@@ -107,8 +107,16 @@ class ReportStore:
         archived = await asyncio.to_thread(metric_rows.read_segments, self._objects, prefix, after_step, limit)
         return metric_rows.merge(archived, newest, limit)
 
-    async def stream(self, run_uid: str, after_sequence: int, limit: int) -> list[MetricRow]:
-        """Rows of the table after a sequence, in the order of commits."""
+    async def stream(self, project: str, run_id: str, run_uid: str, after_sequence: int, limit: int) -> list[MetricRow]:
+        """Rows after a sequence, in the order of commits; a reader that is far behind gets archived ones first."""
+        oldest = await self._db.read(lambda s: metric_rows.rows_after_sequence(s, run_uid, -1, 1))
+        if oldest and after_sequence < oldest[0].sequence - 1:
+            prefix = metrics_prefix(project, run_id)
+            archived = await asyncio.to_thread(
+                metric_rows.read_archived, self._objects, prefix, after_sequence, oldest[0].sequence, limit
+            )
+            if archived:
+                return archived
         return await self._db.read(lambda s: metric_rows.rows_after_sequence(s, run_uid, after_sequence, limit))
 
 

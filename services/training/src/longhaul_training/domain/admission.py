@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from longhaul_core.errors import ResourceExhausted
+
 from longhaul_training.domain.states import Run, RunState
 
 
@@ -43,3 +45,14 @@ def quota_problem(run: Run, projects: Mapping[str, ProjectLimits], used: Mapping
 def waits_for_nodes(run: Run) -> bool:
     """Whether the run is queued for nodes, so that later ones must not overtake it."""
     return run.control.state is RunState.QUEUED and run.control.reason.code == "NO_CAPACITY"
+
+
+def check_quota(limits: ProjectLimits, gpus: int, project: str) -> None:
+    """Refuses a run that its project's quota can never admit."""
+    if limits.gpu_quota and gpus > limits.gpu_quota:
+        raise ResourceExhausted(
+            f"the run needs {gpus} GPU(s), the quota of project {project!r} is {limits.gpu_quota}",
+            reason="QUOTA_TOO_SMALL",
+            metadata={"project": project, "gpu_quota": str(limits.gpu_quota), "gpus": str(gpus)},
+            action="ask for fewer GPUs, or have the quota raised",
+        )

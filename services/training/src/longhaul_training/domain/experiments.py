@@ -5,13 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from longhaul_core.errors import InvalidArgument
 
+from longhaul_training.domain.states import RunState
+
 # Near-optimal in the playbook's learning-rate sweeps: within 0.25 % of the best validation loss.
 MINIMUM_EFFECT = 0.0025
 BASELINE = "baseline"
+
+
+class ExperimentState(StrEnum):
+    """State of an experiment; the last three are terminal."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,18 @@ def winner(baseline: Arm, comparisons: Sequence[Comparison], minimum_effect: flo
         if c.id != baseline.id and c.difference < 0 and -c.difference >= minimum_effect * baseline.validation[c.step]
     ]
     return min(better, key=lambda c: (c.difference, c.id)).id if better else ""
+
+
+def experiment_state(arms: Mapping[str, RunState], cancelled: bool) -> ExperimentState:
+    """State of an experiment from the states of its runs; without its baseline it has failed."""
+    if all(state.terminal for state in arms.values()):
+        if cancelled:
+            return ExperimentState.CANCELLED
+        return ExperimentState.SUCCEEDED if arms[BASELINE] is RunState.SUCCEEDED else ExperimentState.FAILED
+    if cancelled:
+        return ExperimentState.CANCELLING
+    waiting = (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
+    return ExperimentState.QUEUED if all(s in waiting for s in arms.values()) else ExperimentState.RUNNING
 
 
 def _invalid(variant: Variant, description: str) -> InvalidArgument:

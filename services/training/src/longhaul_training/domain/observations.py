@@ -127,6 +127,7 @@ class Limits:
     suspect_closed: float = 1.0
     closed_stream: float = 2.5
     peer_settle: float = 0.7
+    reconnect: float = 10.0
     join: float = 120.0
     start: float = 600.0
     drain: float = 60.0

@@ -18,6 +18,7 @@ from longhaul_training.domain.actions import (
     Decision,
     PrepareEpoch,
     RegisterEpoch,
+    RunEvent,
     StartEpoch,
 )
 from longhaul_training.domain.faults import Fault
@@ -123,11 +124,13 @@ def _assemble(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> D
     if all(started):
         return _note_started(run, world, agents)
     address = agents[0][1].rendezvous_address if agents[0][1].ready_epoch == control.epoch else ""
-    commands: list[Action] = []
-    for (slot, agent), is_started in zip(agents, started, strict=True):
-        first = slot.index == 0
-        if agent.ready_epoch < control.epoch and (not is_started or first):
-            commands.append(PrepareEpoch(agent.pod, control.epoch, bind_rendezvous=first))
+    if started[0] and not address:
+        return _begin_again(run, world)
+    commands: list[Action] = [
+        PrepareEpoch(agent.pod, control.epoch, bind_rendezvous=slot.index == 0)
+        for (slot, agent), is_started in zip(agents, started, strict=True)
+        if agent.ready_epoch < control.epoch and not is_started
+    ]
     if not commands and address:
         commands += [
             StartEpoch(agent.pod, control.epoch, _ranks(run, slot), address)
@@ -135,6 +138,14 @@ def _assemble(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> D
             if not is_started
         ]
     return Act(tuple(commands))
+
+
+def _begin_again(run: Run, world: World) -> Decision:
+    """Rank 0 was started by an earlier leader, others were not, and its address is gone with that leader."""
+    if world.now - run.control.epoch_since < world.limits.reconnect:
+        return Act()
+    event = RunEvent("EPOCH_ABANDONED", "LEADER_CHANGED", f"epoch {run.control.epoch} was started in part")
+    return amend(run, event, epoch=run.control.epoch + 1, epoch_since=world.now)
 
 
 def _stepping(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> bool:

@@ -6,6 +6,7 @@ never replaces one of a newer epoch, so a replay after a resume ends with the va
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ def _newest(reports: Reports, row: StepRow) -> Reports:
         step=row.step,
         step_epoch=row.epoch,
         step_at=row.at,
-        loss=row.loss,
+        loss=row.loss if math.isfinite(row.loss) else reports.loss,
         validation_loss=reports.validation_loss if row.validation_loss is None else row.validation_loss,
         tokens_per_step=row.tokens,
         tokens_per_second=row.tokens_per_second,

@@ -6,7 +6,7 @@ Unix seconds; they are only compared with one another, never with a monotonic cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -239,8 +239,6 @@ class Run:
     control: Control
     desired: Desired = Desired()
     created_at: float = 0.0
-    priority: int = 0
-    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 from longhaul_training.domain.planning.scaling import optimal_tokens_per_parameter
 
@@ -17,38 +16,17 @@ VOCABULARY_MULTIPLE = 128
 FIRST_MODEL_GPU_HOURS = 10_000.0
 
 
-class Route(Enum):
-    """How a need is met, from the cheapest to the dearest."""
-
-    PROMPT = "prompt"
-    FINE_TUNE = "fine_tune"
-    PRE_TRAIN = "pre_train"
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question, why it is asked, and the answer that would stop the run."""
+    """One question, why it is asked, the answer that would stop the run, and whether the recipe answers it."""
 
     text: str
     reason: str
     stop_if: str
+    answered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SourceUse:
-    """Tokens that exist of a source and tokens that the run draws from it."""
-
-    name: str
-    available_tokens: int
-    drawn_tokens: int
-
-    @property
-    def epochs(self) -> float:
-        """How often the source is repeated; infinite for a source without tokens."""
-        return self.drawn_tokens / self.available_tokens if self.available_tokens else float("inf")
-
-
-def compass_questions(gpu_hours: float) -> tuple[Question, ...]:
+def compass_questions(gpu_hours: float, reason: str) -> tuple[Question, ...]:
     """Why train at all: prompting, then fine-tuning, only then pre-training; then whether success can be known."""
     questions = [
         Question(
@@ -66,6 +44,7 @@ def compass_questions(gpu_hours: float) -> tuple[Question, ...]:
             "governance), or a gap among open models?",
             "Spare compute, 'everyone does it' and 'the best model' are not reasons.",
             "none of the three",
+            answered=bool(reason),
         ),
         Question(
             "Which evaluation, above chance early and with low noise, will show that the run succeeded?",
@@ -105,13 +84,13 @@ def scaling_warnings(parameters: int, tokens: int) -> list[str]:
     return []
 
 
-def source_warnings(sources: tuple[SourceUse, ...]) -> list[str]:
-    """Warnings about sources repeated too often."""
-    return [
-        f"source {use.name!r} is repeated {use.epochs:.1f} times; above {MAXIMUM_EPOCHS:.0f} it stops helping"
-        for use in sources
-        if use.epochs > MAXIMUM_EPOCHS
-    ]
+def epoch_warnings(epochs: float, maximum_epochs: float) -> list[str]:
+    """Warnings about data that is repeated too often; 0 epochs: unknown."""
+    if epochs > maximum_epochs:
+        return [f"the data would be repeated {epochs:.1f} times: more than data.maximum_epochs {maximum_epochs:g}"]
+    if epochs > MAXIMUM_EPOCHS:
+        return [f"the data is repeated {epochs:.1f} times; above {MAXIMUM_EPOCHS:.0f} repeats stop helping"]
+    return []
 
 
 def vocabulary_warnings(vocabulary_size: int) -> list[str]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from longhaul_training.domain.planning.layout import Layout, Recompute
 from longhaul_training.domain.planning.sizing import ModelShape, ModelSize
 
-STATE_BYTES_PER_PARAMETER = 16
+PARAMETER_BYTES = 4
+GRADIENT_BYTES = 4
+OPTIMIZER_BYTES = 8
 GATHERED_BLOCKS = 2
 # CUDA context, NCCL buffers, allocator fragmentation: measured 4-6 GiB on 80 GiB parts.
 OVERHEAD_FRACTION = 0.06
@@ -23,7 +25,9 @@ OVERHEAD_FRACTION = 0.06
 class MemoryEstimate:
     """Bytes on one GPU by what holds them."""
 
-    state: int
+    parameters: int
+    gradients: int
+    optimizer: int
     gathered: int
     activations: int
     logits: int
@@ -32,30 +36,38 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """Bytes in use at the peak of a step."""
-        return self.state + self.gathered + self.activations + self.logits + self.overhead
+        state = self.parameters + self.gradients + self.optimizer
+        return state + self.gathered + self.activations + self.logits + self.overhead
 
 
-def estimate_memory(shape: ModelShape, size: ModelSize, layout: Layout, gpu_memory_bytes: int) -> MemoryEstimate:
-    """Peak bytes of one GPU; the first pipeline stage, which holds the most micro-batches in flight."""
+def estimate_memory(
+    shape: ModelShape, size: ModelSize, layout: Layout, gpu_memory_bytes: int, compute_bytes: int = 2
+) -> MemoryEstimate:
+    """Peak bytes of one GPU; the first pipeline stage, which holds the most micro-batches in flight.
+
+    `compute_bytes`: bytes of a number in the forward and backward pass, 2 for bf16, 4 for float32.
+    """
     tokens = layout.micro_batch * shape.sequence_length // layout.context_parallel
     layers = -(-shape.layers // layout.pipeline_parallel)
     block = max(size.layer_parameters, size.embedding_parameters if layout.pipeline_parallel == 1 else 0)
     in_flight = min(layout.micro_batches, layout.pipeline_parallel)
     return MemoryEstimate(
-        state=STATE_BYTES_PER_PARAMETER * size.parameters // layout.shards,
-        gathered=(2 * GATHERED_BLOCKS + 4) * block // layout.tensor_parallel,
-        activations=int(_activation_bytes_per_token(shape, layout, layers) * tokens * in_flight),
+        parameters=PARAMETER_BYTES * size.parameters // layout.shards,
+        gradients=GRADIENT_BYTES * size.parameters // layout.shards,
+        optimizer=OPTIMIZER_BYTES * size.parameters // layout.shards,
+        gathered=(compute_bytes * GATHERED_BLOCKS + GRADIENT_BYTES) * block // layout.tensor_parallel,
+        activations=int(compute_bytes * _activations_per_token(shape, layout, layers) * tokens * in_flight),
         logits=8 * tokens * shape.vocabulary_size // layout.tensor_parallel,
         overhead=int(OVERHEAD_FRACTION * gpu_memory_bytes),
     )
 
 
-def _activation_bytes_per_token(shape: ModelShape, layout: Layout, layers: int) -> float:
-    """Bytes kept for the backward pass of one token on one stage (sequence parallel with tensor parallel)."""
+def _activations_per_token(shape: ModelShape, layout: Layout, layers: int) -> float:
+    """Numbers kept for the backward pass of one token on one stage (sequence parallel with tensor parallel)."""
     kv_width = 2 * shape.kv_heads * shape.head_size
     ffn_terms = 3 if shape.gated_ffn else 2
-    inside = 2 * (4 * shape.hidden_size + 2 * shape.attention_width + kv_width + ffn_terms * shape.ffn_size)
-    boundary = 2 * shape.hidden_size
+    inside = 4 * shape.hidden_size + 2 * shape.attention_width + kv_width + ffn_terms * shape.ffn_size
+    boundary = shape.hidden_size
     kept: float
     if layout.recompute is Recompute.FULL:
         kept = layers * boundary + inside

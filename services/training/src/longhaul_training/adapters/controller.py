@@ -1,0 +1,298 @@
+"""The controller: looks at everything, decides about each run and task, writes, acts; again at each hint and each tick.
+
+Only the replica that holds the lease does it. Every write checks the term in its transaction; every action is
+idempotent. Nothing but the database and the cluster is remembered from one look to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from longhaul_core.clock import Clock
+from longhaul_core.db import Database, ResourceRow
+from longhaul_core.errors import Aborted, LonghaulError
+from longhaul_core.logging import get_logger
+
+from longhaul_training.adapters import project_store, run_store, task_store
+from longhaul_training.adapters.cluster_view import ClusterSnapshot, ClusterView
+from longhaul_training.adapters.controller_metrics import ControllerMetrics
+from longhaul_training.adapters.executor import Executor
+from longhaul_training.adapters.hub import AgentHub
+from longhaul_training.adapters.leadership import Leadership, is_stale
+from longhaul_training.adapters.mirror import Mirror
+from longhaul_training.adapters.node_health import NodeHealth
+from longhaul_training.adapters.pod_specs import LABEL_OWNER_UID
+from longhaul_training.adapters.run_store import RunStore, StoredRun
+from longhaul_training.adapters.task_store import StoredTask, TaskStore
+from longhaul_training.adapters.token_sets import TokenSets
+from longhaul_training.domain.actions import Act, Change, DeletePod
+from longhaul_training.domain.admission import admission_order, quota_problem, waits_for_nodes
+from longhaul_training.domain.decide import decide
+from longhaul_training.domain.drains import finished_drains
+from longhaul_training.domain.observations import Limits, NodeView, World
+from longhaul_training.domain.placement import Capacity, Claim, SpareDemand, capacity_of
+from longhaul_training.domain.states import Run, RunState
+from longhaul_training.domain.tasks import TaskAct, TaskWorld, decide_task
+
+TICK_SECONDS = 0.5
+# A record settles in a few changes; more in one look would be a defect, and the next look goes on.
+CHANGES_A_LOOK = 16
+ORPHAN_GRACE_SECONDS = 5.0
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Look:
+    """What one pass over everything sees; claims grow as it decides."""
+
+    cluster: ClusterSnapshot
+    nodes: Mapping[str, NodeView]
+    projects: Mapping[str, ResourceRow]
+    queue_blocked_by: str = ""
+    placed: dict[str, list[Claim]] = field(default_factory=dict)
+    spares: dict[str, SpareDemand] = field(default_factory=dict)
+
+    def claims(self) -> list[Claim]:
+        """Every GPU that is taken, by database or by cluster."""
+        return [*self.cluster.claims(), *(claim for claims in self.placed.values() for claim in claims)]
+
+    def capacity(self) -> Capacity:
+        """What can still be placed."""
+        return capacity_of(self.cluster.capacities(), self.claims(), self.spares.values())
+
+    def free(self) -> Mapping[str, int]:
+        """Free GPUs of every node that answers."""
+        return capacity_of(self.cluster.ready_capacities(), self.claims()).free
+
+    def note_run(self, run: Run) -> None:
+        """Books what a run holds now."""
+        pods = run.current_pods()
+        self.placed[run.uid] = [Claim(pod, slot.node, run.spec.gpus_per_pod) for pod, slot in pods.items()]
+        if run.control.state.holds_gpus and run.spec.spares:
+            self.spares[run.uid] = SpareDemand(run.name, run.spec.spares, run.spec.gpus_per_pod)
+        else:
+            self.spares.pop(run.uid, None)
+
+    def note_task(self, stored: StoredTask) -> None:
+        """Books what a task holds now."""
+        task = stored.task
+        held = [Claim(task.pod_name, task.control.node, task.spec.gpus)] if task.holds_gpus else []
+        self.placed[task.uid] = held
+
+    def namespace(self, project: str) -> str:
+        """Namespace of a project's pods."""
+        row = self.projects.get(project)
+        return project_store.namespace_of(row) if row is not None else project
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the controller looks at and acts through."""
+
+    cluster: ClusterView
+    hub: AgentHub
+    health: NodeHealth
+    token_sets: TokenSets
+    executor: Executor
+    leadership: Leadership
+    runs: RunStore
+    tasks: TaskStore
+    metrics: ControllerMetrics
+
+
+class Controller:
+    """Reconciles runs and tasks while this replica leads."""
+
+    def __init__(self, db: Database, clock: Clock, parts: Parts, limits: Limits, wakeup: asyncio.Event) -> None:
+        self._clock = clock
+        self._parts = parts
+        self._limits = limits
+        self._wakeup = wakeup
+        self._runs: Mirror[StoredRun] = Mirror(db, run_store.KIND, run_store.load)
+        self._tasks: Mirror[StoredTask] = Mirror(db, task_store.KIND, task_store.load)
+        self._projects: Mirror[ResourceRow] = Mirror(db, project_store.KIND, lambda row: row)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Looks at each hint and each tick until `stop` is set."""
+        led_term = 0
+        while not stop.is_set():
+            term = self._parts.leadership.term
+            if term is not None:
+                if term.number != led_term:
+                    led_term = term.number
+                    self._forget()
+                await self._look_once(term.number)
+            self._wakeup.clear()
+            try:
+                await asyncio.wait_for(self._wakeup.wait(), TICK_SECONDS)
+            except TimeoutError:
+                continue
+        await self._parts.token_sets.close()
+        await self._parts.executor.close()
+
+    async def _look_once(self, term: int) -> None:
+        try:
+            with self._parts.metrics.looking():
+                await self.look(term)
+        except Aborted as error:
+            if not is_stale(error):
+                raise
+            log.info("look ended by newer term", term=term)
+        except LonghaulError as error:
+            log.warning("look failed", reason=error.reason, error=str(error))
+
+    async def look(self, term: int) -> None:
+        """One pass over all runs and tasks."""
+        for mirror in (self._projects, self._runs, self._tasks):
+            await mirror.refresh()
+        cluster = await self._parts.cluster.snapshot()
+        look = Look(
+            cluster,
+            cluster.node_views(self._parts.health.drains),
+            {row.id: row for row in self._projects.items.values()},
+        )
+        runs, tasks = self._live(cluster)
+        for stored in runs:
+            look.note_run(stored.run)
+        for task in tasks:
+            look.note_task(task)
+        self._parts.token_sets.need(_projects_in_need(runs))
+        await self._settle_runs(runs, look, term)
+        for task in tasks:
+            await self._settle_task(task, look, term)
+        self._acknowledge_drains(look, tasks)
+        self._delete_orphans(cluster)
+        self._parts.hub.keep_only(pod for s in runs for pod in s.run.current_pods())
+        self._parts.metrics.observe([s.run for s in runs], self._parts.hub.connected)
+
+    def _forget(self) -> None:
+        """A new term begins with nothing remembered."""
+        for mirror in (self._runs, self._tasks, self._projects):
+            mirror.clear()
+
+    def _live(self, cluster: ClusterSnapshot) -> tuple[list[StoredRun], list[StoredTask]]:
+        """Runs and tasks that need a look: those not terminal, those with pods, failed ones that are to be retried."""
+        runs, tasks = [], []
+        for uid, stored in self._runs.items.items():
+            control, desired = stored.run.control, stored.run.desired
+            if not control.state.terminal or uid in cluster.by_owner or desired.attempt > control.attempt:
+                runs.append(stored)
+        for uid, task in self._tasks.items.items():
+            if not task.task.control.state.terminal or uid in cluster.by_owner:
+                tasks.append(task)
+        tasks.sort(key=lambda t: (t.task.created_at, t.task.name))
+        return runs, tasks
+
+    async def _settle_runs(self, runs: list[StoredRun], look: Look, term: int) -> None:
+        limits = {project: project_store.limits_of(row) for project, row in look.projects.items()}
+        by_uid = {stored.run.uid: stored for stored in runs}
+        used: Counter[str] = Counter()
+        for stored in runs:
+            used[stored.run.project] += stored.run.spec.gpus if stored.run.control.state.holds_gpus else 0
+        for run in admission_order([s.run for s in runs], limits):
+            stored = by_uid[run.uid]
+            problem = look.queue_blocked_by or quota_problem(run, limits, used)
+            queued = run.control.state in (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
+            after = await self._settle_run(stored, look, problem if queued else "", term)
+            if queued and after.run.control.state.holds_gpus:
+                used[run.project] += run.spec.gpus
+            if waits_for_nodes(after.run) and not problem:
+                look.queue_blocked_by = f"{after.run.name} is ahead and waits for nodes"
+
+    async def _settle_run(self, stored: StoredRun, look: Look, problem: str, term: int) -> StoredRun:
+        for _ in range(CHANGES_A_LOOK):
+            decision = decide(stored.run, self._world(stored, look, problem))
+            if isinstance(decision, Act):
+                for action in decision.actions:
+                    self._parts.executor.for_run(stored, action, look.namespace(stored.run.project))
+                return stored
+            written = await self._write_run(stored, decision, term)
+            if written is None:
+                return stored
+            stored = written
+            look.note_run(stored.run)
+        self._wakeup.set()
+        return stored
+
+    async def _write_run(self, stored: StoredRun, change: Change, term: int) -> StoredRun | None:
+        """Writes a change; None when the record moved meanwhile, so that the next look decides anew."""
+        try:
+            written = await self._parts.runs.commit(stored, change.control, change.events, term)
+        except Aborted as error:
+            if is_stale(error):
+                raise
+            self._wakeup.set()
+            return None
+        for event in change.events:
+            log.info("run event", run=stored.run.name, type=event.type, cause=event.cause, message=event.message)
+        self._parts.metrics.count_events(change.events)
+        return self._runs.put(written.row)
+
+    def _world(self, stored: StoredRun, look: Look, problem: str) -> World:
+        run = stored.run
+        return World(
+            now=self._clock.now().timestamp(),
+            pods=look.cluster.pods_of(run.uid),
+            nodes=look.nodes,
+            agents={pod: self._parts.hub.view(pod) for pod in run.current_pods()},
+            training=stored.reports,
+            inputs=self._parts.token_sets.view(run.spec.token_set),
+            capacity=look.capacity() if _may_place(run) else Capacity(),
+            queue_problem=problem,
+            limits=self._limits,
+        )
+
+    async def _settle_task(self, stored: StoredTask, look: Look, term: int) -> None:
+        for _ in range(CHANGES_A_LOOK):
+            task = stored.task
+            world = TaskWorld(
+                now=self._clock.now().timestamp(),
+                pods=look.cluster.pods_of(task.uid),
+                nodes=look.nodes,
+                capacity=look.capacity(),
+                free=look.free(),
+            )
+            decision = decide_task(task, world)
+            if isinstance(decision, TaskAct):
+                for action in decision.actions:
+                    self._parts.executor.for_task(stored, action, look.namespace(task.project))
+                return
+            try:
+                written = await self._parts.tasks.commit(stored, decision.control, decision.events, term)
+            except Aborted as error:
+                if is_stale(error):
+                    raise
+                self._wakeup.set()
+                return
+            stored = self._tasks.put(written.row)
+            look.note_task(stored)
+
+    def _acknowledge_drains(self, look: Look, tasks: Iterable[StoredTask]) -> None:
+        exempt = [t.task.pod_name for t in tasks if t.task.spec.node]
+        for action in finished_drains(look.nodes, look.claims(), exempt).acknowledgements:
+            self._parts.executor.acknowledge(action)
+
+    def _delete_orphans(self, cluster: ClusterSnapshot) -> None:
+        """Pods of ours whose run or task is not in the database."""
+        known = self._runs.items.keys() | self._tasks.items.keys()
+        for pod in cluster.pods:
+            if pod.labels.get(LABEL_OWNER_UID, "") not in known and not pod.deletion_requested:
+                action = DeletePod(pod.name, pod.uid, ORPHAN_GRACE_SECONDS)
+                self._parts.executor.delete_orphan(pod.namespace, action)
+
+
+def _may_place(run: Run) -> bool:
+    return run.control.state is RunState.QUEUED or any(not slot.node for slot in run.control.slots)
+
+
+def _projects_in_need(runs: Iterable[StoredRun]) -> set[str]:
+    """Projects with runs that wait for a token set."""
+    return {
+        stored.run.spec.token_set.split("/")[1]
+        for stored in runs
+        if stored.run.control.pinned is None and not stored.run.control.state.terminal
+    }

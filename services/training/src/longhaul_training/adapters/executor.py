@@ -1,0 +1,183 @@
+"""Carries the controller's actions out. Each runs beside the control loop; the same one is never under way twice.
+
+An action that fails is simply decided again: its failure is logged once until it succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from longhaul_core.cluster import Cluster
+from longhaul_core.errors import Aborted, AlreadyExists, LonghaulError, NotFound
+from longhaul_core.logging import get_logger
+
+from longhaul_training.adapters.checkpoints import Checkpoints
+from longhaul_training.adapters.commands import StartWorkers
+from longhaul_training.adapters.hub import AgentHub
+from longhaul_training.adapters.leadership import Leadership
+from longhaul_training.adapters.node_health import NodeHealth
+from longhaul_training.adapters.pod_identity import PodIdentity
+from longhaul_training.adapters.pod_specs import PodEnvironment, run_pod, task_pod
+from longhaul_training.adapters.run_store import RunStore, StoredRun
+from longhaul_training.adapters.task_store import StoredTask
+from longhaul_training.domain.actions import (
+    AcknowledgeDrain,
+    Action,
+    CreatePod,
+    DeletePod,
+    PrepareEpoch,
+    RegisterEpoch,
+    RunEvent,
+    StartEpoch,
+    StopAfterCheckpoint,
+)
+from longhaul_training.domain.states import ResumePoint
+from longhaul_training.domain.tasks import CreateTaskPod
+
+CONCURRENCY = 32
+# After a failure the same action waits this long, so that a service that is away is not hammered.
+FAILURE_PAUSE_SECONDS = 1.0
+
+log = get_logger(__name__)
+
+
+class Executor:
+    """Does actions for the leader."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        hub: AgentHub,
+        checkpoints: Checkpoints,
+        health: NodeHealth,
+        runs: RunStore,
+        leadership: Leadership,
+        identity: PodIdentity,
+        environment: PodEnvironment,
+        wake: Callable[[], None],
+    ) -> None:
+        self._cluster = cluster
+        self._hub = hub
+        self._checkpoints = checkpoints
+        self._health = health
+        self._runs = runs
+        self._leadership = leadership
+        self._identity = identity
+        self._environment = environment
+        self._wake = wake
+        self._gate = asyncio.Semaphore(CONCURRENCY)
+        self._under_way: dict[Any, asyncio.Task[None]] = {}
+        self._failing: set[Any] = set()
+
+    def for_run(self, stored: StoredRun, action: Action, namespace: str) -> None:
+        """Starts one action of a run."""
+        run = stored.run
+        match action:
+            case CreatePod():
+                image = stored.row.spec["resources"]["image"]
+                spec = run_pod(run, action, namespace, image, self._identity, self._environment)
+                self._start((run.uid, action), lambda: self._create(spec))
+            case DeletePod():
+                self._start((run.uid, action.uid), lambda: self._delete(namespace, action))
+            case RegisterEpoch():
+                self._start((run.uid, action), lambda: self._register(stored, action))
+            case PrepareEpoch() | StopAfterCheckpoint():
+                self._hub.send(action.pod, action)
+            case StartEpoch():
+                self._hub.send(action.pod, _start_workers(stored, action))
+            case AcknowledgeDrain():
+                self.acknowledge(action)
+
+    def for_task(self, stored: StoredTask, action: CreateTaskPod | DeletePod, namespace: str) -> None:
+        """Starts one action of a task."""
+        if isinstance(action, CreateTaskPod):
+            spec = task_pod(stored.task, action, namespace, self._environment)
+            self._start((stored.task.uid, action), lambda: self._create(spec))
+        else:
+            self._start((stored.task.uid, action.uid), lambda: self._delete(namespace, action))
+
+    def delete_orphan(self, namespace: str, action: DeletePod) -> None:
+        """Deletes a pod whose run or task does not exist."""
+        self._start(("orphan", action.uid), lambda: self._delete(namespace, action))
+
+    def acknowledge(self, action: AcknowledgeDrain) -> None:
+        """Tells gpuhealth that a node is free."""
+        self._start(action, lambda: self._health.acknowledge(action))
+
+    async def close(self) -> None:
+        """Waits for nothing: what is under way is dropped, the next leader decides it again."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, key: Any, act: Callable[[], Awaitable[None]]) -> None:
+        if key in self._under_way:
+            return
+        task = asyncio.create_task(self._guarded(key, act))
+        self._under_way[key] = task
+        task.add_done_callback(lambda _: self._under_way.pop(key, None))
+
+    async def _guarded(self, key: Any, act: Callable[[], Awaitable[None]]) -> None:
+        async with self._gate:
+            if self._leadership.term is None:
+                return
+            try:
+                await act()
+            except LonghaulError as error:
+                if key not in self._failing:
+                    log.warning("action failed", action=repr(key), reason=error.reason, error=str(error))
+                self._failing.add(key)
+                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+                return
+            self._failing.discard(key)
+        self._wake()
+
+    async def _create(self, spec: Any) -> None:
+        with suppress(AlreadyExists):
+            await self._cluster.create_pod(spec)
+
+    async def _delete(self, namespace: str, action: DeletePod) -> None:
+        self._hub.dismiss(action.pod, "the pod is no longer needed")
+        with suppress(NotFound, Aborted):
+            await self._cluster.delete_pod(namespace, action.pod, action.uid, action.grace_seconds)
+
+    async def _register(self, stored: StoredRun, action: RegisterEpoch) -> None:
+        """Fences the epoch, then records that and what the epoch begins with."""
+        run = stored.run
+        resume = await self._checkpoints.begin_epoch(run.name, action.epoch, rollback=action.rollback)
+        term = self._leadership.term
+        if term is None:
+            return
+        present = await self._runs.get(run.project, run.id)
+        control = present.run.control
+        if control.epoch != action.epoch or control.registered_epoch >= action.epoch:
+            return
+        changed = replace(control, registered_epoch=action.epoch, resume=resume)
+        await self._runs.commit(present, changed, (_registered(action.epoch, resume),), term.number)
+
+
+def _registered(epoch: int, resume: ResumePoint | None) -> RunEvent:
+    if resume is None:
+        return RunEvent("EPOCH_REGISTERED", "", f"epoch {epoch} begins at step 0", {"epoch": epoch})
+    data = {"epoch": epoch, "checkpoint": resume.checkpoint, "step": resume.step}
+    return RunEvent("EPOCH_REGISTERED", "", f"epoch {epoch} begins after step {resume.step}", data)
+
+
+def _start_workers(stored: StoredRun, action: StartEpoch) -> StartWorkers:
+    control = stored.run.control
+    resume, pinned = control.resume, control.pinned
+    return StartWorkers(
+        epoch=action.epoch,
+        world_size=stored.run.spec.world_size,
+        ranks=action.ranks,
+        rendezvous_address=action.rendezvous_address,
+        token_set_manifest_key=pinned.manifest_key if pinned is not None else "",
+        resume_manifest_key=resume.manifest_key if resume is not None else "",
+        resume_checkpoint=resume.checkpoint if resume is not None else "",
+        trainer_config=stored.row.spec["trainer_config"],
+    )

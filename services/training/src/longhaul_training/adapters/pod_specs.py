@@ -1,0 +1,126 @@
+"""Pods as the cluster is asked for them: names, labels and environment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longhaul_core.cluster import PodSpec, Toleration
+
+from longhaul_training.adapters.pod_identity import PodIdentity
+from longhaul_training.domain.actions import CreatePod
+from longhaul_training.domain.states import Run
+from longhaul_training.domain.tasks import CreateTaskPod, Task
+
+LABEL_MANAGER = "longhaul.dev/managed-by"
+LABEL_KIND = "longhaul.dev/kind"
+LABEL_PROJECT = "longhaul.dev/project"
+LABEL_OWNER = "longhaul.dev/owner"
+LABEL_OWNER_UID = "longhaul.dev/owner-uid"
+LABEL_SLOT = "longhaul.dev/slot"
+LABEL_INCARNATION = "longhaul.dev/incarnation"
+MANAGER = "training"
+KIND_RUN = "run"
+KIND_TASK = "task"
+
+MANAGED = {LABEL_MANAGER: MANAGER}
+
+_TASK_PROGRAMS = {"SCORE": "score", "EXPORT": "export", "BURN_IN": "burnin"}
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnvironment:
+    """What is the same for every pod of this installation."""
+
+    controller_addresses: str
+    object_store_url: str
+    checkpoint_address: str
+    scratch_dir: Path
+    image: str = ""
+    log_level: str = "info"
+
+
+def run_pod(
+    run: Run, action: CreatePod, namespace: str, image: str, identity: PodIdentity, environment: PodEnvironment
+) -> PodSpec:
+    """The pod of a slot's incarnation."""
+    env = {
+        **_common(run.project, action.pod, action.node, run.spec.gpus_per_pod, environment),
+        "LONGHAUL_RUN": run.id,
+        "LONGHAUL_SLOT": str(action.slot),
+        "LONGHAUL_INCARNATION": str(action.incarnation),
+        "LONGHAUL_AGENT_TOKEN": identity.issue(run.uid, action.slot, action.incarnation),
+        "LONGHAUL_CONTROLLER_ADDRESSES": environment.controller_addresses,
+    }
+    labels = {
+        **_labels(KIND_RUN, run.project, run.id, run.uid),
+        LABEL_SLOT: str(action.slot),
+        LABEL_INCARNATION: str(action.incarnation),
+    }
+    return PodSpec(
+        name=action.pod,
+        namespace=namespace,
+        labels=labels,
+        node=action.node,
+        gpus=run.spec.gpus_per_pod,
+        command=(sys.executable, "-m", "longhaul_trainer.agent"),
+        env=env,
+        image=image or environment.image,
+    )
+
+
+def task_pod(task: Task, action: CreateTaskPod, namespace: str, environment: PodEnvironment) -> PodSpec:
+    """The pod of a task's attempt; one that is bound to a node tolerates whatever keeps others away."""
+    env = {
+        **_common(task.project, action.pod, action.node, task.spec.gpus, environment),
+        "LONGHAUL_TASK": task.id,
+        "LONGHAUL_TASK_ARGUMENTS": json.dumps(_integral(task.spec.arguments), sort_keys=True),
+        "LONGHAUL_TASK_RESULT_KEY": task.spec.result_key,
+    }
+    return PodSpec(
+        name=action.pod,
+        namespace=namespace,
+        labels=_labels(KIND_TASK, task.project, task.id, task.uid),
+        node=action.node,
+        gpus=task.spec.gpus,
+        command=(sys.executable, "-m", "longhaul_trainer.tasks", _TASK_PROGRAMS[task.spec.kind]),
+        env=env,
+        tolerations=(Toleration(),) if task.spec.node else (),
+        image=environment.image,
+    )
+
+
+def _common(project: str, pod: str, node: str, gpus: int, environment: PodEnvironment) -> dict[str, str]:
+    return {
+        "LONGHAUL_PROJECT": project,
+        "LONGHAUL_POD": pod,
+        "LONGHAUL_NODE": node,
+        "LONGHAUL_GPUS": str(gpus),
+        "LONGHAUL_OBJECT_STORE_URL": environment.object_store_url,
+        "LONGHAUL_CHECKPOINT_ADDRESS": environment.checkpoint_address,
+        "LONGHAUL_SCRATCH_DIR": str(environment.scratch_dir / project / pod),
+        "LONGHAUL_LOG_LEVEL": environment.log_level,
+    }
+
+
+def _labels(kind: str, project: str, owner: str, uid: str) -> dict[str, str]:
+    return {
+        **MANAGED,
+        LABEL_KIND: kind,
+        LABEL_PROJECT: project,
+        LABEL_OWNER: owner,
+        LABEL_OWNER_UID: uid,
+    }
+
+
+def _integral(value: Any) -> Any:
+    """Whole numbers as integers: a protobuf Struct has made floats of them."""
+    if isinstance(value, Mapping):
+        return {key: _integral(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_integral(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

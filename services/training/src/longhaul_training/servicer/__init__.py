@@ -1,0 +1,1 @@
+"""The RPCs of the training service: validate, convert, delegate."""

@@ -1,0 +1,41 @@
+"""Settings of the training service."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from longhaul_core.settings import ServiceSettings
+from pydantic import Field
+
+from longhaul_training.domain.observations import Limits
+
+
+class TrainingSettings(ServiceSettings):
+    """What the training service is told at start."""
+
+    service: ClassVar[str] = "training"
+
+    controller_addresses: str = Field(
+        "", description="host:port of every replica, separated by commas, as the pods reach them; empty: this one"
+    )
+    trainer_image: str = Field("", description="image of training and task pods, where pods are containers")
+    lease_seconds: float = Field(6.0, gt=0, description="life of the controller's lease without renewal")
+    suspect_silence_seconds: float = Field(5.0, gt=0, description="silence of an agent that makes a run suspect")
+    lost_silence_seconds: float = Field(15.0, gt=0, description="silence of an agent that loses its pod")
+    reconnect_seconds: float = Field(10.0, ge=0, description="a new leader judges no silence before this has passed")
+    join_seconds: float = Field(120.0, gt=0, description="a pod whose agent has not joined by then is replaced")
+    start_seconds: float = Field(600.0, gt=0, description="an epoch that makes no step by then is started again")
+    drain_seconds: float = Field(60.0, gt=0, description="for a checkpoint before a node is left or a run paused")
+    hang_seconds: float = Field(30.0, gt=0, description="no worker moves for this long, and for 3 median steps: a hang")
+
+    def limits(self) -> Limits:
+        """The controller's limits."""
+        return Limits(
+            suspect_silence=self.suspect_silence_seconds,
+            lost_silence=self.lost_silence_seconds,
+            reconnect=self.reconnect_seconds,
+            join=self.join_seconds,
+            start=self.start_seconds,
+            drain=self.drain_seconds,
+            hang=self.hang_seconds,
+        )

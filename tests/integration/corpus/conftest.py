@@ -28,6 +28,7 @@ class Place:
     store: FilesystemStore
     ingest: Ingest
     ingest_address: str
+    server: grpc.aio.Server
 
     def settings(self) -> CorpusSettings:
         return CorpusSettings(
@@ -41,14 +42,14 @@ class Place:
 
 
 @asynccontextmanager
-async def serve_ingest(ingest: Ingest, port: int = 0) -> AsyncIterator[str]:
-    """Serve the stand-in; yields its address."""
+async def serve_ingest(ingest: Ingest, port: int = 0) -> AsyncIterator[tuple[str, grpc.aio.Server]]:
+    """Serve the stand-in; yields its address and its server."""
     server = grpc.aio.server()
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(ingest, server)
     ingestion_pb2_grpc.add_IngestionServiceServicer_to_server(ingest, server)
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
-    yield f"127.0.0.1:{bound}"
+    yield f"127.0.0.1:{bound}", server
     await server.stop(0)
 
 
@@ -64,8 +65,8 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
     folder = tmp_path_factory.mktemp("corpus")
     store, ingest = FilesystemStore.open(folder / "objects"), Ingest()
     await ingest.commit(DATASET, *write_dataset(store, library_documents()))
-    async with serve_ingest(ingest) as address:
-        yield Place(folder, store, ingest, address)
+    async with serve_ingest(ingest) as (address, server):
+        yield Place(folder, store, ingest, address, server)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -216,8 +216,10 @@ async def until(look: Callable[[], Awaitable[Any]], good: Callable[[Any], bool],
 class Process:
     """The corpus service as a process of its own, which a test may kill."""
 
-    def __init__(self, folder: Path, ingest_address: str) -> None:
+    def __init__(self, folder: Path, ingest_address: str, objects: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._objects = objects
         self._ingest_address = ingest_address
         self._process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
@@ -231,6 +233,7 @@ class Process:
             "LONGHAUL_METRICS_ADDRESS": "",
             "LONGHAUL_INGEST_ADDRESS": self._ingest_address,
             "LONGHAUL_WORKERS": "2",
+            "LONGHAUL_OBJECT_STORE_URL": f"file://{self._objects}",
         }
         with (self._folder / "corpus.log").open("ab") as log:
             self._process = subprocess.Popen(

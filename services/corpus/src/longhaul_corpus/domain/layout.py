@@ -36,30 +36,36 @@ def cut_shards(
         tokens: tokens of each document: int64[documents].
         shard_tokens: tokens a shard at most.
     """
-    order = np.argsort(keys, kind="stable")
-    ends = np.cumsum(tokens[order])
-    starts = _starts(keys[order], ends, shard_tokens)
-    for number, (first, last) in enumerate(zip(starts, [*starts[1:], len(order)], strict=True)):
+    bounds, counts, sizes = _by_key(keys, tokens)
+    starts = _starts(sizes, shard_tokens)
+    for number, (first, last) in enumerate(zip(starts, [*starts[1:], len(bounds)], strict=True)):
         yield ShardRange(
             split,
             source,
             number,
-            low=int(keys[order[first]]) if number else 0,
-            high=int(keys[order[last]]) if last < len(order) else FULL_RANGE,
-            tokens=int(ends[last - 1] - (ends[first - 1] if first else 0)),
-            documents=last - first,
+            low=int(bounds[first]) if number else 0,
+            high=int(bounds[last]) if last < len(bounds) else FULL_RANGE,
+            tokens=int(sizes[first:last].sum()),
+            documents=int(counts[first:last].sum()),
         )
 
 
-def _starts(keys: Hashes, ends: npt.NDArray[np.int64], shard_tokens: int) -> list[int]:
-    """First document of each shard; equal keys are never parted, as shards are ranges of keys."""
-    starts = [0] if len(keys) else []
+def _by_key(keys: Hashes, tokens: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ascending distinct keys, with the documents and the tokens of each; documents of one key are never parted."""
+    distinct, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    sizes = np.zeros(len(distinct), dtype=np.int64)
+    np.add.at(sizes, inverse, tokens)
+    return distinct, counts, sizes
+
+
+def _starts(sizes: npt.NDArray[np.int64], shard_tokens: int) -> list[int]:
+    """First key of each shard."""
+    ends = np.cumsum(sizes)
+    starts = [0] if len(sizes) else []
     while starts:
         before = int(ends[starts[-1] - 1]) if starts[-1] else 0
         following = max(int(np.searchsorted(ends, before + shard_tokens, side="right")), starts[-1] + 1)
-        while following < len(keys) and keys[following] == keys[following - 1]:
-            following += 1
-        if following >= len(keys):
+        if following >= len(sizes):
             break
         starts.append(following)
     return starts

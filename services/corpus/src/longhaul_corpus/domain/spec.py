@@ -43,6 +43,8 @@ class Holdout:
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
+        if self.maximum_documents < 0:
+            yield "holdout.maximum_documents", f"{self.maximum_documents} is negative"
         if not 0 < self.fraction < 1:
             yield "holdout.fraction", f"{self.fraction} is not between 0 and 1"
         if self.maximum_documents and self.maximum_documents < self.minimum_documents:
@@ -73,6 +75,12 @@ class EvaluationTasks:
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
+        for name, count in (
+            ("bits_per_byte_documents", self.bits_per_byte_documents),
+            ("cloze_questions", self.cloze_questions),
+        ):
+            if count < 0:
+                yield f"evaluation_tasks.{name}", f"{count} is negative"
         if not 2 <= self.cloze_choices <= 26:
             yield "evaluation_tasks.cloze_choices", f"{self.cloze_choices} is not between 2 and 26"
 
@@ -95,6 +103,8 @@ class TokenizerTraining:
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
+        if self.maximum_bytes < 0:
+            yield "tokenizer.training.maximum_bytes", f"{self.maximum_bytes} is negative"
         least = BYTE_ALPHABET + len(self.specials)
         if not least <= self.vocabulary_size <= MAXIMUM_VOCABULARY:
             yield (
@@ -136,6 +146,10 @@ class BuildSpec:
         for part in (self.deduplication, self.holdout, self.decontamination, self.evaluation_tasks, self.training):
             if part is not None:
                 yield from part.violations()
+        if self.sequence_length < 0:
+            yield "sequence_length", f"{self.sequence_length} is negative"
+        if self.shard_tokens < 1:
+            yield "shard_tokens", f"{self.shard_tokens} is not above 0"
         names = [entry.source for entry in self.mixture]
         for entry in self.mixture:
             if not entry.weight > 0:

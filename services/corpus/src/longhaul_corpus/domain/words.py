@@ -123,7 +123,7 @@ def simplified_text(text: str) -> str:
 
 def split_words(text: str) -> list[str]:
     """Words of the text, simplified."""
-    return simplified_text(text).split(" ") if text else []
+    return simplified_text(text).split()
 
 
 @compiled

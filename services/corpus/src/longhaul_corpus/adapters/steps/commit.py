@@ -156,7 +156,7 @@ def _report(workspace: Workspace, item: dict[str, Any], sources: dict[str, Any],
         },
         weights=item["layout"]["weights"],
         largest_clusters=largest_clusters(workspace),
-        tokenizer={name: tokenizer[name] for name in ("name", "digest", "vocabulary_size", "scores")},
+        tokenizer={name: tokenizer[name] for name in ("digest", "vocabulary_size", "scores")},
         validation=validation,
         notes=[*item["evaluation"]["notes"], *tokenizer["notes"]],
     )

@@ -1,0 +1,88 @@
+"""`kill -9` of the service and of its workers at every phase: the same token set, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+from longhaul.common.v1 import resource_pb2
+from longhaul.corpus.v1 import corpus_build_pb2 as pb
+from longhaul_core.errors import LonghaulError
+from longhaul_core.manifests import read_manifest
+from longhaul_core.rpc.client import connect, rpc_errors
+
+from tests.integration.corpus.conftest import Place
+from tests.integration.corpus.support import Client, Process, spec, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KILL_IN = ("signatures", "tokenizer", "shuffle")
+
+
+async def content_digest(client: Client, id: str) -> str:
+    token_set = await client.token_set(id)
+    return str(read_manifest(client.store, token_set.manifest_key).extra["content_digest"])
+
+
+async def test_killed_workers_are_replaced_and_the_token_set_is_the_same(client: Client) -> None:
+    await client.run("unbroken", spec())
+    killed = 0
+    await client.create("broken", spec())
+
+    async def kill_one() -> pb.CorpusBuild:
+        nonlocal killed
+        build = await client.get("broken")
+        busy = [child for child in psutil.Process().children() if "engine.worker" in " ".join(child.cmdline())]
+        if build.status.progress.phase == "tokenizer" and busy and not killed:
+            busy[0].kill()
+            killed += 1
+        return build
+
+    done = await until(kill_one, lambda build: build.status.state == resource_pb2.JOB_STATE_SUCCEEDED)
+    assert killed == 1
+    assert done.status.documents_in > 0
+    assert await content_digest(client, "broken") == await content_digest(client, "unbroken")
+
+
+async def test_service_killed_in_every_phase_resumes_and_gives_the_same_token_set(
+    client: Client, place: Place, tmp_path: Path
+) -> None:
+    killed: list[str] = []
+    process = Process(place.folder / "second", place.ingest_address, place.folder / "objects")
+    process.start()
+    try:
+        async with connect(process.address) as channel:
+            second = Client(channel, place.store)
+            await until(lambda: _create(second), bool)
+            while True:
+                build = await until(lambda: _look(second), bool)
+                if build.status.state == resource_pb2.JOB_STATE_SUCCEEDED:
+                    break
+                assert build.status.state != resource_pb2.JOB_STATE_FAILED, build.status.reason
+                phase = build.status.progress.phase
+                if phase in KILL_IN and phase not in killed:
+                    process.kill()
+                    killed.append(phase)
+                    process.start()
+            assert len(killed) >= 2, killed  # a phase may be over before it is seen
+            assert await content_digest(second, "killed") == await content_digest(client, "unbroken")
+    finally:
+        process.stop()
+
+
+async def _create(client: Client) -> bool:
+    try:
+        with rpc_errors():
+            await client.create("killed", spec())
+    except LonghaulError:
+        return False
+    return True
+
+
+async def _look(client: Client) -> pb.CorpusBuild | None:
+    try:
+        with rpc_errors():
+            return await client.get("killed")
+    except LonghaulError:
+        return None

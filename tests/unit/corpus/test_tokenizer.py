@@ -1,0 +1,129 @@
+"""Training, import, encoding and scoring of tokenizers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from longhaul_core.errors import FailedPrecondition, InvalidArgument
+from longhaul_corpus.domain.scores import (
+    bits_per_byte,
+    score_texts,
+    total_score,
+    unigram_cross_entropy,
+    unigram_entropy,
+)
+from longhaul_corpus.domain.spec import TokenizerTraining
+from longhaul_corpus.domain.tokenizer import (
+    Encoder,
+    read_tokenizer,
+    token_dtype,
+    train_tokenizer,
+    vocabulary_notes,
+    vocabulary_size,
+)
+from tokenizers import Tokenizer
+
+from tests.unit.corpus.texts import library_texts
+
+END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def trained() -> Tokenizer:
+    return train_tokenizer([list(library_texts()[:60])], TokenizerTraining(1024, special_tokens=("<|pad|>",)))
+
+
+def test_training_is_deterministic_in_whatever_order_texts_come() -> None:
+    texts = list(library_texts()[:40])
+    training = TokenizerTraining(640)
+    files = {train_tokenizer([order], training).to_str() for order in (texts, texts[::-1], texts)}
+    assert len(files) == 1
+
+
+def test_trained_tokenizer_has_the_size_and_specials_first(trained: Tokenizer) -> None:
+    assert vocabulary_size(trained) == 1024
+    assert [trained.token_to_id(token) for token in (END, "<|pad|>")] == [0, 1]
+
+
+def test_vocabulary_larger_than_the_data_gives_is_refused_with_what_was_reached() -> None:
+    with pytest.raises(FailedPrecondition, match="gives only 2") as refused:
+        train_tokenizer([["a few words, a few words"]], TokenizerTraining(4096))
+    assert refused.value.reason == "VOCABULARY_TOO_LARGE"
+    assert 256 < int(refused.value.metadata["reached"]) < 300
+    assert "256 or less" in refused.value.action or "257 or less" in refused.value.action
+
+
+def test_digits_are_split_where_told_so() -> None:
+    texts = ["in 2024 and 2024 and 2024 and 2024"] * 50
+    split, whole = (
+        train_tokenizer([texts], TokenizerTraining(261, digits=digits)) for digits in ("individual", "none")
+    )  # type: ignore[arg-type]
+    assert len(split.encode("2024").ids) == 4
+    assert len(whole.encode("2024").ids) < 4
+
+
+def test_encoder_ends_each_document_and_keeps_every_byte(trained: Tokenizer) -> None:
+    texts = ["plain", "", f"says {END} itself", "ünïcode 東京 \U0001f600", *library_texts()[60:70]]
+    encoder = Encoder(trained, END)
+    encoded = list(encoder.documents(texts))
+    assert all(ids[-1] == 0 and (ids[:-1] != 0).all() for ids in encoded)
+    assert [trained.decode(ids[:-1].tolist()) for ids in encoded] == texts
+    assert encoded[0].dtype == np.uint16
+
+
+def test_token_type_follows_the_vocabulary() -> None:
+    assert (token_dtype(65536), token_dtype(65537)) == ("uint16", "uint32")
+
+
+def test_vocabulary_of_an_odd_size_is_remarked() -> None:
+    assert vocabulary_notes(1024) == []
+    assert "1000 is not a multiple of 128" in vocabulary_notes(1000)[0]
+
+
+def test_imported_tokenizer_is_the_same(trained: Tokenizer) -> None:
+    read, end = read_tokenizer(trained.to_str().encode())
+    assert end == END
+    assert read.encode("the same text").ids == trained.encode("the same text").ids
+
+
+@pytest.mark.parametrize("content", [b"{}", b"not json", b"\xff", json.dumps({"model": {"type": "none"}}).encode()])
+def test_import_of_something_else_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        read_tokenizer(content)
+    assert refused.value.reason == "TOKENIZER_INVALID"
+
+
+def test_import_without_the_end_token_is_refused_with_the_known_ones(trained: Tokenizer) -> None:
+    with pytest.raises(InvalidArgument, match="'<eot>'") as refused:
+        read_tokenizer(trained.to_str().encode(), "<eot>")
+    assert refused.value.reason == "END_OF_TEXT_MISSING"
+    assert "<|pad|>" in refused.value.action
+
+
+def test_scores_count_tokens_of_words_with_the_space_before(trained: Tokenizer) -> None:
+    score = score_texts("s", ["the the zqxj, 42"], Encoder(trained, END))
+    pieces = [len(trained.encode(word).ids) for word in ("the", " the", " zqxj", ",", " 42")]
+    assert score.words == 5
+    assert score.fertility == pytest.approx(sum(pieces) / 5)
+    assert score.continued_word_proportion == pytest.approx(sum(count > 1 for count in pieces) / 5)
+    assert score.bytes_per_token == pytest.approx(16 / len(trained.encode("the the zqxj, 42").ids))
+
+
+def test_total_score_adds_sources_up(trained: Tokenizer) -> None:
+    encoder = Encoder(trained, END)
+    one, two = list(library_texts()[:4]), list(library_texts()[4:9])
+    total = total_score([score_texts("a", one, encoder), score_texts("b", two, encoder)], "total")
+    both = score_texts("total", one + two, encoder)
+    assert total == both
+    assert 1.0 < total.fertility < 3.0
+
+
+def test_unigram_entropy_is_that_of_the_distribution() -> None:
+    assert unigram_entropy(np.array([5, 0, 5])) == pytest.approx(math.log(2))
+    assert unigram_entropy(np.array([7, 0, 0])) == pytest.approx(0.0)
+    counts = np.array([3, 1, 0, 4])
+    assert unigram_cross_entropy(counts, counts * 10**9) == pytest.approx(unigram_entropy(counts), rel=1e-6)
+    assert bits_per_byte(math.log(2) * 3, tokens=10, text_bytes=30) == pytest.approx(1.0)

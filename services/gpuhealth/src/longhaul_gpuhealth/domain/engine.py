@@ -7,7 +7,7 @@ healthy node of 8 GPUs under the shipped rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,6 +213,11 @@ class Engine:
         """The node is no longer part of the cluster."""
         self._nodes.pop(node, None)
 
+    def heard(self, node: str) -> float | None:
+        """When the node was last read."""
+        memory = self._nodes.get(node)
+        return None if memory is None else memory.last_time
+
     def findings(self, node: str) -> tuple[Finding, ...]:
         """Active findings of a node, the furthest-going first."""
         found = [finding.close(gpu.index, gpu.uuid) for gpu in self._memories(node) for finding in gpu.open.values()]
@@ -220,8 +225,7 @@ class Engine:
 
     def verdict(self, node: str, now: float, scrape_error: str = "") -> NodeVerdict:
         """What the readings say about a node at `now`."""
-        memory = self._nodes.get(node)
-        heard = None if memory is None else memory.last_time
+        heard = self.heard(node)
         silent = heard is None or now - heard > self.silence_seconds
         gpus = tuple(self._judge(gpu, now) for gpu in self._memories(node) if gpu.is_gpu)
         findings = self.findings(node)
@@ -243,11 +247,17 @@ class Engine:
         """What must survive a restart, beside the findings, as JSON."""
         return [gpu.snapshot() for gpu in self._memories(node)]
 
-    def restore(self, node: str, snapshot: Iterable[dict[str, Any]], findings: Iterable[Finding]) -> None:
-        """Take up what another life of this program knew of a node. Findings of rules that are gone are dropped."""
-        memory = self._nodes[node] = NodeMemory(node)
+    def restore(
+        self, node: str, snapshot: Iterable[Mapping[str, Any]], findings: Iterable[Finding], heard: float | None
+    ) -> None:
+        """Take up what another life of this program knew of a node; findings of rules that are gone are dropped.
+
+        `heard` counts as the last reading, so that a restart alone makes no node UNKNOWN; None: it was silent before.
+        """
+        memory = self._nodes[node] = NodeMemory(node, heard)
         for one in snapshot:
             gpu = GpuMemory.restored(one)
+            gpu.last_seen = heard or 0.0
             memory.gpus[gpu.index] = gpu
         for finding in findings:
             rule = self.rules.find(finding.rule)

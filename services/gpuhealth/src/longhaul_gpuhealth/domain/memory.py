@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,7 +155,7 @@ class GpuMemory:
         }
 
     @classmethod
-    def restored(cls, snapshot: dict[str, Any]) -> GpuMemory:
+    def restored(cls, snapshot: Mapping[str, Any]) -> GpuMemory:
         """The memory of a snapshot."""
         return cls(
             index=snapshot["index"],

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from longhaul_gpuhealth.domain.budget import Budget
-from longhaul_gpuhealth.domain.decision import Policy, Situation, decide
+from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.engine import Engine
 from longhaul_gpuhealth.domain.model import Finding, HealthState, Sample
 from longhaul_gpuhealth.domain.reading import XID_COUNT, GpuReading, Reading
 from longhaul_gpuhealth.domain.record import NodeFacts, NodeRecord, Occurrence
 from longhaul_gpuhealth.domain.rules import RuleSet
+from longhaul_gpuhealth.domain.verbs import Policy
 
 
 @dataclass(slots=True)

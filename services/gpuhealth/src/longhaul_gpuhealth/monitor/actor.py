@@ -1,0 +1,214 @@
+"""Carries decisions out: settles one node after another whenever something about it changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from longhaul_core.errors import Aborted, LonghaulError
+from longhaul_core.ids import new_uid
+from longhaul_core.logging import get_logger
+
+from longhaul_gpuhealth.adapters.marks import Marker, facts_of
+from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode, marked, unmarked
+from longhaul_gpuhealth.domain.budget import Budget
+from longhaul_gpuhealth.domain.decision import Situation, decide
+from longhaul_gpuhealth.domain.engine import Engine
+from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict
+from longhaul_gpuhealth.domain.record import NodeRecord
+from longhaul_gpuhealth.domain.verbs import Decision, Policy
+from longhaul_gpuhealth.monitor.book import NodeBook
+from longhaul_gpuhealth.monitor.measures import Measures
+from longhaul_gpuhealth.monitor.poller import Poller, SteadyTime
+
+PARALLEL_NODES = 32
+RETRY_SECONDS = 1.0
+WAITING_RETRY_SECONDS = 5.0
+
+log = get_logger(__name__)
+Signature = tuple[object, ...]
+NodeChange = Callable[[NodeRecord], NodeRecord]
+
+
+class _ReleasedMeanwhileError(Exception):
+    """The record was released by an operator since the engine last heard of it."""
+
+
+@dataclass(slots=True)
+class Actor:
+    """Settles nodes: verdict -> decision -> record -> marks; each by one task at a time, many in parallel.
+
+    What fails (database, cluster) is tried again; every step can be repeated, so a crash between any two is harmless.
+    """
+
+    records: NodeRecords
+    marker: Marker
+    engine: Engine
+    poller: Poller
+    book: NodeBook
+    time: SteadyTime
+    policy: Policy
+    measures: Measures
+    term: int
+    known: dict[str, StoredNode] = field(default_factory=dict)
+    _released: dict[str, float | None] = field(default_factory=dict)
+    _settled: dict[str, Signature] = field(default_factory=dict)
+    _due: dict[str, float] = field(default_factory=dict)
+    _dirty: dict[str, None] = field(default_factory=dict)
+    _work: asyncio.Event = field(default_factory=asyncio.Event)
+    _busy: set[str] = field(default_factory=set)
+
+    def adopt(self, stored: StoredNode) -> None:
+        """Take over what is known of a node when this replica begins to lead."""
+        record = stored.record
+        was_heard = record.exporter_url and record.state is not HealthState.UNKNOWN
+        heard = self.time.now() if was_heard else None
+        self.engine.restore(record.node, record.memory, record.findings, heard)
+        self.known[record.node] = stored
+        self._released[record.node] = record.released_at
+
+    def touch(self, node: str) -> None:
+        """Something about the node changed."""
+        self._dirty[node] = None
+        self._work.set()
+
+    def scraped(self, node: str) -> None:
+        """A scrape was tried: settle the node if the verdict is another one."""
+        if self._signature(self._verdict(node)) != self._settled.get(node):
+            self.touch(node)
+
+    def tick(self) -> None:
+        """Touch nodes whose time has come: retries, ends of overrides and of recovery."""
+        now = self.time.now()
+        for node, due in list(self._due.items()):
+            if now >= due:
+                del self._due[node]
+                self.touch(node)
+
+    async def run(self) -> None:
+        """Settle touched nodes without end."""
+        async with asyncio.TaskGroup() as tasks:
+            slots = asyncio.Semaphore(PARALLEL_NODES)
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                for node in [node for node in self._dirty if node not in self._busy]:
+                    del self._dirty[node]
+                    self._busy.add(node)
+                    await slots.acquire()
+                    tasks.create_task(self._settle_one(node, slots), name=f"settle {node}")
+
+    async def _settle_one(self, node: str, slots: asyncio.Semaphore) -> None:
+        try:
+            if node in self.book.nodes:
+                await self._settle(node)
+            elif node in self.known:
+                await self._forget(node)
+        except Aborted as error:
+            if error.reason == "STALE_TERM":
+                raise
+            self._retry(node, error)
+        except LonghaulError as error:
+            self._retry(node, error)
+        finally:
+            self._busy.discard(node)
+            slots.release()
+            if node in self._dirty:
+                self._work.set()
+
+    def _retry(self, node: str, error: LonghaulError) -> None:
+        log.error("node not settled", node=node, reason=error.reason, error=str(error))
+        self.measures.actions.labels("settle", error.reason).inc()
+        self._due[node] = self.time.now() + RETRY_SECONDS
+
+    async def _settle(self, node: str) -> None:
+        while True:
+            verdict = self._verdict(node)
+            try:
+                stored = await self._decide(node, verdict)
+            except _ReleasedMeanwhileError:
+                stored = await self.records.get(node)
+            self.known[node] = stored
+            if stored.record.released_at == self._released.get(node):
+                break
+            self.engine.release(node)
+            self._released[node] = stored.record.released_at
+        self._settled[node] = self._signature(verdict)
+        stored = await self._act(stored, verdict)
+        self.known[node] = stored
+        self._schedule(stored.record)
+
+    async def _decide(self, node: str, verdict: NodeVerdict) -> StoredNode:
+        facts = facts_of(self.book.nodes[node])
+        released = self._released.get(node)
+        situation = Situation(verdict, facts, len(self.book.nodes), self.time.now(), new_uid())
+        memory = tuple(self.engine.snapshot(node))
+        told: list[tuple[str, str]] = []
+
+        def choose(record: NodeRecord, budget: Budget) -> Decision:
+            if record.released_at != released:
+                raise _ReleasedMeanwhileError
+            decision = decide(record, budget, situation, self.policy)
+            told[:] = [(one.type, one.cause) for one in decision.occurrences]
+            return replace(decision, record=replace(decision.record, memory=memory))
+
+        stored = await self.records.change(node, choose, term=self.term, missing_ok=True)
+        for type_, cause in told:
+            self.measures.events.labels(type_, cause).inc()
+        return stored
+
+    async def _act(self, stored: StoredNode, verdict: NodeVerdict) -> StoredNode:
+        """Bring the cluster's marks to what the record says, then note it there."""
+        record = stored.record
+        node = record.node
+        if record.quarantine is not None and not record.quarantine.marked:
+            session = record.quarantine.session
+            self.book.put(await self.marker.mark(node, record.quarantine))
+            stored = await self._note(node, lambda current: marked(current, session))
+            self._measure("quarantine", verdict)
+            log.warning("node quarantined", node=node, cause=record.quarantine.cause, session=session)
+        if record.releasing:
+            session = record.releasing
+            self.book.put(await self.marker.unmark(node, session))
+            stored = await self._note(node, lambda current: unmarked(current, session))
+            self._measure("release", None)
+            log.info("node released", node=node, session=session)
+            self.touch(node)
+        return stored
+
+    async def _note(self, node: str, change: NodeChange) -> StoredNode:
+        return await self.records.change(node, lambda record, budget: Decision(change(record), budget), term=self.term)
+
+    def _measure(self, action: str, verdict: NodeVerdict | None) -> None:
+        self.measures.actions.labels(action, "ok").inc()
+        causes = [] if verdict is None else [one.first_time for one in verdict.findings if one.takes_node_out]
+        if causes:
+            self.measures.latency.observe(max(0.0, self.time.now() - min(causes)))
+
+    async def _forget(self, node: str) -> None:
+        await self.records.forget(node, term=self.term)
+        self.engine.forget(node)
+        self.known.pop(node, None)
+        self._released.pop(node, None)
+        self._settled.pop(node, None)
+        self._due.pop(node, None)
+
+    def _schedule(self, record: NodeRecord) -> None:
+        """When to look again although nothing changes."""
+        now = self.time.now()
+        times = [record.recovering_until, record.override.expires_at if record.override else None]
+        due = [time for time in times if time is not None and time > now]
+        if record.waiting:
+            due.append(now + WAITING_RETRY_SECONDS)
+        if due:
+            self._due[record.node] = min(due)
+
+    def _verdict(self, node: str) -> NodeVerdict:
+        return self.engine.verdict(node, self.time.now(), self.poller.errors.get(node, ""))
+
+    @staticmethod
+    def _signature(verdict: NodeVerdict) -> Signature:
+        """What of a verdict is worth a decision."""
+        findings = frozenset((one.rule, one.gpu, one.severity, one.shadow) for one in verdict.findings)
+        return verdict.state, findings, tuple((gpu.index, gpu.uuid, gpu.state) for gpu in verdict.gpus)

@@ -1,0 +1,112 @@
+"""What operators and training ask for, as changes of records; the monitor carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from longhaul_core.clock import Clock
+from longhaul_core.errors import FailedPrecondition, ResourceExhausted
+from longhaul_core.ids import new_uid
+from longhaul_core.logging import get_logger
+
+from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode
+from longhaul_gpuhealth.domain.budget import Budget
+from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence, Override
+from longhaul_gpuhealth.domain.verbs import Decision, Policy, acknowledge, quarantine, release
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The verbs of the service."""
+
+    records: NodeRecords
+    clock: Clock
+    policy: Policy
+
+    async def quarantine(self, node: str, *, reason: str, author: str, force: bool) -> StoredNode:
+        """Take a node out. Raises `FailedPrecondition` (OPTED_OUT), `ResourceExhausted` (BUDGET_EXHAUSTED)."""
+        nodes = len(await self.records.all())
+        now = self._now()
+        session = new_uid()
+
+        def change(record: NodeRecord, budget: Budget) -> Decision:
+            if record.quarantine is not None:
+                return Decision(record, budget)
+            if record.opted_out:
+                raise FailedPrecondition(
+                    f"node {node} is opted out of GPU health",
+                    reason="OPTED_OUT",
+                    action="remove its label longhaul.dev/gpuhealth=ignore first",
+                )
+            budget, refusal = budget.ask(self.policy.budget, node, nodes, now, force=force)
+            if refusal is not None:
+                raise ResourceExhausted(
+                    f"node {node} may not be taken out now: {refusal}",
+                    reason="BUDGET_EXHAUSTED",
+                    metadata={"refusal": refusal, "nodes": str(nodes)},
+                    action="wait for the window to pass, reset the breaker, or force it",
+                )
+            return quarantine(
+                record, budget, self.policy, nodes=nodes, now=now, session=session, cause=reason, by=author
+            )
+
+        return await self.records.change(node, change)
+
+    async def release(self, node: str, *, reason: str, author: str, session: str) -> StoredNode:
+        """Put a node back. Raises `FailedPrecondition` (STALE_SESSION)."""
+
+        def change(record: NodeRecord, budget: Budget) -> Decision:
+            current = record.quarantine.session if record.quarantine else record.releasing
+            if session and current and session != current:
+                raise _stale(node, session, current)
+            return release(record, budget, self.policy, now=self._now(), reason=reason, by=author)
+
+        return await self.records.change(node, change)
+
+    async def override(self, node: str, override: Override | None) -> StoredNode:
+        """Overrule the verdict, or end that."""
+
+        def change(record: NodeRecord, budget: Budget) -> Decision:
+            if record.override == override:
+                return Decision(record, budget)
+            if override is None:
+                told = Occurrence("OVERRIDE_ENDED", "OPERATOR", "the override was taken back")
+            else:
+                message = f"{override.author} overrules the verdict: {override.state}, {override.reason}"
+                told = Occurrence("OVERRIDE_SET", "OPERATOR", message)
+            return Decision(replace(record, override=override), budget, (told,))
+
+        return await self.records.change(node, change)
+
+    async def acknowledge_drain(self, node: str, *, session: str, by: str, message: str) -> StoredNode:
+        """Note what became of a drain request. Raises `FailedPrecondition` (STALE_SESSION)."""
+
+        def change(record: NodeRecord, budget: Budget) -> Decision:
+            current = record.drain.session if record.drain else ""
+            if session != current:
+                raise _stale(node, session, current)
+            changed = acknowledge(record, now=self._now(), by=by, message=message)
+            if changed == record:
+                return Decision(record, budget)
+            return Decision(changed, budget, (Occurrence("DRAIN_ACKNOWLEDGED", by, message),))
+
+        return await self.records.change(node, change)
+
+    async def reset_breaker(self, author: str) -> Budget:
+        """Close the breaker by hand."""
+        log.warning("breaker reset", author=author)
+        return await self.records.change_budget(Budget.reset_breaker)
+
+    def _now(self) -> float:
+        return self.clock.now().timestamp()
+
+
+def _stale(node: str, session: str, current: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"session {session} of node {node} is over",
+        reason="STALE_SESSION",
+        metadata={"node": node, "session": session, "current_session": current},
+        action="read the node again",
+    )

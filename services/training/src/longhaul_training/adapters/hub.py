@@ -104,7 +104,9 @@ class AgentHub:
             return
         known.ready_epoch = epoch
         known.rendezvous_address = address
-        known.epoch = max(known.epoch, epoch)
+        if epoch > known.epoch:
+            # Older workers are dead; those of the last heartbeat are not this epoch's.
+            known.epoch, known.workers = epoch, ()
         self._wake()
 
     def view(self, pod: str) -> AgentView:

@@ -54,8 +54,8 @@ async def follow(
 async def _next(stream: AsyncIterator[Any], ended: asyncio.Future[Any]) -> Any:
     """The next message, or None when the stream or the process ends."""
     upcoming = asyncio.ensure_future(anext(stream, None))
-    await asyncio.wait((upcoming, ended), return_when=asyncio.FIRST_COMPLETED)
-    if upcoming.done():
-        return upcoming.result()
-    upcoming.cancel()
-    return None
+    try:
+        await asyncio.wait((upcoming, ended), return_when=asyncio.FIRST_COMPLETED)
+        return upcoming.result() if upcoming.done() else None
+    finally:
+        upcoming.cancel()

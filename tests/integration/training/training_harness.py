@@ -1,0 +1,285 @@
+"""The training service as a process, with a local cluster, the checkpoint service, and the two services it watches."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from longhaul.checkpoint.v1 import checkpoint_pb2_grpc
+from longhaul.corpus.v1 import corpus_build_pb2_grpc, token_set_pb2, token_set_pb2_grpc
+from longhaul.gpuhealth.v1 import node_health_pb2, node_health_pb2_grpc
+from longhaul.training.v1 import (
+    experiment_pb2_grpc,
+    plan_pb2_grpc,
+    project_pb2_grpc,
+    task_pb2_grpc,
+    training_run_pb2,
+    training_run_pb2_grpc,
+)
+from longhaul_core.cluster.local.launch import running_nodes, start_node, stop_node
+from longhaul_core.rpc.client import connect_sync
+
+PARENT = "projects/lab"
+TOKEN_SET = "projects/lab/tokenSets/words"
+DEADLINE_SECONDS = 90.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE_SECONDS) -> Any:
+    """Looks until `condition` is true and returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.05)
+
+
+class Upstream(
+    token_set_pb2_grpc.TokenSetServiceServicer,
+    corpus_build_pb2_grpc.CorpusBuildServiceServicer,
+    node_health_pb2_grpc.NodeHealthServiceServicer,
+):
+    """The watches of corpus and gpuhealth, with their promises: everything after a revision, then what comes."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.token_sets: dict[str, tuple[int, token_set_pb2.TokenSet]] = {}
+        self.nodes: dict[str, tuple[int, node_health_pb2.NodeHealth]] = {}
+        self.acknowledged: list[node_health_pb2.AcknowledgeDrainRequest] = []
+        self._changed = threading.Condition()
+        options = [("grpc.http2.min_ping_interval_without_data_ms", 5000), ("grpc.keepalive_permit_without_calls", 1)]
+        self._server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
+        token_set_pb2_grpc.add_TokenSetServiceServicer_to_server(self, self._server)
+        corpus_build_pb2_grpc.add_CorpusBuildServiceServicer_to_server(self, self._server)
+        node_health_pb2_grpc.add_NodeHealthServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop(0).wait()
+
+    def add_token_set(self, manifest_key: str) -> None:
+        with self._changed:
+            self.revision += 1
+            found = token_set_pb2.TokenSet(manifest_key=manifest_key, digest="d1")
+            found.metadata.name = TOKEN_SET
+            self.token_sets[TOKEN_SET] = (self.revision, found)
+            self._changed.notify_all()
+
+    def ask_drain(self, node: str, *, computes: bool, session: str = "s1") -> None:
+        now = Timestamp()
+        now.GetCurrentTime()
+        with self._changed:
+            self.revision += 1
+            drain = node_health_pb2.DrainRequest(session=session, computes=computes, cause="XID_79", request_time=now)
+            self.nodes[node] = (self.revision, node_health_pb2.NodeHealth(node=node, drain=drain))
+            self._changed.notify_all()
+
+    def WatchTokenSets(self, request: Any, context: Any) -> Iterator[Any]:
+        for revision, found in self._follow(lambda: self.token_sets, request.after_revision, context):
+            yield token_set_pb2.WatchTokenSetsResponse(type=1, token_set=found, revision=revision)
+
+    def WatchCorpusBuilds(self, request: Any, context: Any) -> Iterator[Any]:
+        yield from self._follow(lambda: {}, request.after_revision, context)
+
+    def WatchNodeHealth(self, request: Any, context: Any) -> Iterator[Any]:
+        for revision, found in self._follow(lambda: self.nodes, request.after_revision, context):
+            yield node_health_pb2.WatchNodeHealthResponse(type=1, node=found, revision=revision)
+
+    def AcknowledgeDrain(self, request: Any, context: Any) -> Any:
+        node = request.name.removeprefix("nodes/")
+        with self._changed:
+            self.acknowledged.append(request)
+            self.revision += 1
+            health = self.nodes[node][1]
+            health.drain.acknowledge_time.GetCurrentTime()
+            self.nodes[node] = (self.revision, health)
+            self._changed.notify_all()
+        return health
+
+    def _follow(self, items: Callable[[], dict[str, tuple[int, Any]]], after: int, context: Any) -> Iterator[Any]:
+        while context.is_active():
+            with self._changed:
+                new = sorted((item for item in items().values() if item[0] > after), key=lambda item: item[0])
+                if not new:
+                    self._changed.wait(0.2)
+            for revision, item in new:
+                yield revision, item
+                after = revision
+
+
+class Service:
+    """One service as a process of its own, with its log in a file."""
+
+    def __init__(self, module: str, folder: Path, environment: dict[str, str]) -> None:
+        self.module = module
+        self.folder = folder
+        self.environment = environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = folder / f"{module}.log"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", self.module],
+            env={**os.environ, **self.environment},
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(timeout=30)
+
+
+class Lab:
+    """Everything a test of the training service needs, and a client's view of it."""
+
+    def __init__(self, folder: Path, nodes: int) -> None:
+        self.folder = folder
+        self.cluster = folder / "cluster"
+        self.objects_url = f"file://{folder / 'objects'}"
+        self.upstream = Upstream()
+        self.training_port, checkpoint_port = free_port(), free_port()
+        common = {
+            "LONGHAUL_DATA_DIR": str(folder),
+            "LONGHAUL_METRICS_ADDRESS": "",
+            "LONGHAUL_TRAINING_ADDRESS": f"127.0.0.1:{self.training_port}",
+            "LONGHAUL_CHECKPOINT_ADDRESS": f"127.0.0.1:{checkpoint_port}",
+            "LONGHAUL_CORPUS_ADDRESS": self.upstream.address,
+            "LONGHAUL_GPUHEALTH_ADDRESS": self.upstream.address,
+        }
+        self.checkpoint = Service(
+            "longhaul_checkpoint", folder, {**common, "LONGHAUL_LISTEN_ADDRESS": f"127.0.0.1:{checkpoint_port}"}
+        )
+        self.training = Service(
+            "longhaul_training",
+            folder,
+            {
+                **common,
+                "LONGHAUL_LISTEN_ADDRESS": f"127.0.0.1:{self.training_port}",
+                "LONGHAUL_LEASE_SECONDS": "3",
+                "LONGHAUL_RECONNECT_SECONDS": "5",
+            },
+        )
+        self.nodes = [f"node-{number}" for number in range(nodes)]
+        for node in self.nodes:
+            start_node(self.cluster, node, gpus=1)
+        self.checkpoint.start()
+        self.training.start()
+        self.channel = connect_sync(f"127.0.0.1:{self.training_port}")
+        self.checkpoint_channel = connect_sync(f"127.0.0.1:{checkpoint_port}")
+        self.runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(self.channel)
+        self.tasks: Any = task_pb2_grpc.TaskServiceStub(self.channel)
+        self.plans: Any = plan_pb2_grpc.PlanServiceStub(self.channel)
+        self.projects: Any = project_pb2_grpc.ProjectServiceStub(self.channel)
+        self.experiments: Any = experiment_pb2_grpc.ExperimentServiceStub(self.channel)
+        self.checkpoints: Any = checkpoint_pb2_grpc.CheckpointServiceStub(self.checkpoint_channel)
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        for channel in (self.channel, self.checkpoint_channel):
+            grpc.channel_ready_future(channel).result(timeout=DEADLINE_SECONDS)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.checkpoint_channel.close()
+        self.training.stop()
+        self.checkpoint.stop()
+        for node in running_nodes(self.cluster):
+            stop_node(self.cluster, node)
+        self.upstream.stop()
+
+    def create_run(self, run_id: str, config: dict[str, Any], **resources: int) -> training_run_pb2.TrainingRun:
+        values = Struct()
+        values.update(config)
+        spec = training_run_pb2.TrainingRunSpec(
+            trainer_config=values,
+            token_set=TOKEN_SET,
+            resources=training_run_pb2.RunResources(**{"nodes": 2, "gpus_per_node": 1, **resources}),
+        )
+        return self.runs.CreateTrainingRun(
+            training_run_pb2.CreateTrainingRunRequest(parent=PARENT, training_run_id=run_id, spec=spec)
+        )
+
+    def get_run(self, run_id: str) -> training_run_pb2.TrainingRun:
+        return self.runs.GetTrainingRun(training_run_pb2.GetTrainingRunRequest(name=run_name(run_id)))
+
+    def state(self, run_id: str) -> str:
+        value = self.get_run(run_id).status.state
+        return training_run_pb2.TrainingRunState.Name(value).removeprefix("TRAINING_RUN_STATE_")
+
+    def wait_state(self, run_id: str, *states: str, seconds: float = DEADLINE_SECONDS) -> training_run_pb2.TrainingRun:
+        wait(lambda: self.state(run_id) in states, f"{run_id} in {states}", seconds)
+        return self.get_run(run_id)
+
+    def wait_step(self, run_id: str, step: int, epoch: int = 1) -> None:
+        wait(
+            lambda: any(row.step >= step and row.epoch >= epoch for row in self.rows(run_id)),
+            f"step {step} of epoch {epoch}",
+        )
+
+    def rows(self, run_id: str) -> list[training_run_pb2.StepMetrics]:
+        request = training_run_pb2.ListStepMetricsRequest(name=run_name(run_id), page_size=10_000)
+        return list(self.runs.ListStepMetrics(request).rows)
+
+    def losses(self, run_id: str) -> dict[int, float]:
+        return {row.step: row.loss for row in self.rows(run_id)}
+
+    def events(self, run_id: str) -> list[Any]:
+        request = training_run_pb2.ListTrainingRunEventsRequest(name=run_name(run_id), page_size=1000)
+        return list(self.runs.ListTrainingRunEvents(request).events)
+
+    def rank(self, run_id: str, rank: int, epoch: int = 1) -> training_run_pb2.RankStatus:
+        """The rank's process as its agent reports it, once there is one in this epoch."""
+
+        def find() -> Any:
+            status = self.get_run(run_id).status
+            found = [r for r in status.ranks if r.rank == rank and r.process_id]
+            return found[0] if status.epoch >= epoch and found else None
+
+        return wait(find, f"rank {rank} of epoch {epoch}")
+
+    def pods(self) -> list[str]:
+        return sorted(path.name for path in (self.cluster / "pods").glob("*/*") if path.is_dir())
+
+    def agent_process(self, pod: str) -> int:
+        """Process id of a pod's agent."""
+        found = subprocess.run(
+            ["pgrep", "-f", "longhaul_trainer.agent"], capture_output=True, text=True, check=False
+        ).stdout.split()
+        for process in found:
+            with suppress(OSError):
+                environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+                if f"LONGHAUL_POD={pod}".encode() in environment and str(self.folder).encode() in b" ".join(environment):
+                    return int(process)
+        raise AssertionError(f"no agent of {pod}")
+
+
+def run_name(run_id: str) -> str:
+    return f"{PARENT}/trainingRuns/{run_id}"

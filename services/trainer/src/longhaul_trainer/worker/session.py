@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -159,6 +160,7 @@ class Session:
 
     def _restore(self, token_set: TokenSet, model: Decoder, optimizer: torch.optim.Optimizer) -> TrainerState:
         self.reporter.phase(Phase.RESTORING, 0)
+        begun = time.monotonic()
         manifest = read_manifest(self.store, self.assignment.resume_manifest_key)
         try:
             state = self._load(manifest, model, optimizer)
@@ -169,7 +171,8 @@ class Session:
             _log.warning("token set differs from that of the checkpoint", checkpoint=manifest.name)
         _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step)
         if self.group.rank == 0:
-            self.reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", {"step": state.step})
+            data: dict[str, str | float] = {"step": state.step, "seconds": round(time.monotonic() - begun, 3)}
+            self.reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", data)
         return state.model_copy(update={"epoch": self.assignment.epoch, "lineage": lineage, "config": self.config})
 
     def _load(self, manifest: Manifest, model: Decoder, optimizer: torch.optim.Optimizer) -> TrainerState:

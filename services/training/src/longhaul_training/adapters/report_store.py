@@ -21,6 +21,9 @@ from longhaul_training.domain import reports as folding
 from longhaul_training.domain.actions import RunEvent
 from longhaul_training.domain.reports import Reports, StepRow, WorkerExit
 
+RESTORED = "RESTORED"
+"""Type of the event by which rank 0 says that it has loaded its checkpoint."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -143,10 +146,18 @@ def _fold(
                 data = {"checkpoint": report.checkpoint, "step": report.step, "epoch": report.epoch}
                 happened.append(RunEvent("CHECKPOINT_COMMITTED", "", f"checkpoint at step {report.step}", data))
             case EventReport():
+                folded = _note_restore(folded, report.event)
                 happened.append(report.event)
             case NoticeReport():
                 pass
     return folded, tuple(happened)
+
+
+def _note_restore(folded: Reports, event: RunEvent) -> Reports:
+    if event.type != RESTORED:
+        return folded
+    data = event.data
+    return folding.add_restore(folded, int(data["epoch"]), float(data["at"]), float(data.get("seconds", 0.0)))
 
 
 def _add_steps(session: Session, run_uid: str, folded: Reports, report: StepReport) -> Reports:

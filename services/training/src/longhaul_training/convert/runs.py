@@ -145,7 +145,7 @@ def _status(stored: StoredRun, agents: Mapping[str, AgentView], now: float) -> p
         epoch=control.epoch,
         step=max(0, reports.step),
         total_steps=total,
-        tokens=max(0, reports.step) * reports.tokens_per_step,
+        tokens=reports.tokens,
         loss=reports.loss,
         tokens_per_second=reports.tokens_per_second if control.state is RunState.RUNNING else 0.0,
         checkpoint=reports.checkpoint or (control.resume.checkpoint if control.resume else ""),

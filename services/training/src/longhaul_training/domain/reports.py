@@ -57,7 +57,6 @@ class Reports:
     high_step: int = -1
     loss: float = 0.0
     validation_loss: float | None = None
-    tokens_per_step: int = 0
     tokens_per_second: float = 0.0
     recent_step_seconds: tuple[float, ...] = ()
     exits: tuple[WorkerExit, ...] = ()
@@ -68,6 +67,10 @@ class Reports:
     data_wait_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
     replay_seconds: float = 0.0
+    tokens: int = 0
+    restored_epoch: int = 0
+    restored_at: float = 0.0
+    restore_seconds: float = 0.0
 
     @property
     def median_step_seconds(self) -> float:
@@ -120,6 +123,13 @@ def add_checkpoint(reports: Reports, checkpoint: str, step: int) -> Reports:
     return replace(reports, checkpoint=checkpoint, checkpoint_step=step)
 
 
+def add_restore(reports: Reports, epoch: int, at: float, seconds: float) -> Reports:
+    """Notes that rank 0 of an epoch has loaded its checkpoint, at `at` and within `seconds`."""
+    if epoch < reports.restored_epoch:
+        return reports
+    return replace(reports, restored_epoch=epoch, restored_at=at, restore_seconds=seconds)
+
+
 def _newest(reports: Reports, row: StepRow) -> Reports:
     return replace(
         reports,
@@ -128,7 +138,7 @@ def _newest(reports: Reports, row: StepRow) -> Reports:
         step_at=row.at,
         loss=row.loss if math.isfinite(row.loss) else reports.loss,
         validation_loss=reports.validation_loss if row.validation_loss is None else row.validation_loss,
-        tokens_per_step=row.tokens,
+        tokens=row.tokens,
         tokens_per_second=row.tokens_per_second,
         recent_step_seconds=(*reports.recent_step_seconds, row.step_seconds)[-RECENT_STEPS:],
     )

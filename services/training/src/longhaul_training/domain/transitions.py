@@ -13,7 +13,7 @@ from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.goodput import spend
 from longhaul_training.domain.incidents import amend_last, open_incident, repair_times
 from longhaul_training.domain.observations import World
-from longhaul_training.domain.states import Reason, RecoveryAction, Run, RunState, Slot
+from longhaul_training.domain.states import Incident, Reason, RecoveryAction, Run, RunState, Slot
 
 _ORDER = (RecoveryAction.PROCESS, RecoveryAction.ROLLBACK, RecoveryAction.POD, RecoveryAction.NODE)
 _CAUSES = [cause for cause in vars(causes).values() if isinstance(cause, Cause)]
@@ -99,13 +99,8 @@ def begin_stepping(run: Run, world: World) -> Change:
     incidents = control.incidents
     incident = control.open_incident
     if incident is not None:
-        resume_step = control.resume.step if control.resume else 0
-        incidents = amend_last(
-            incidents,
-            started_at=incident.started_at or world.now,
-            restored_at=incident.restored_at or world.now,
-            resume_step=resume_step,
-        )
+        incidents = amend_last(incidents, resume_step=control.resume.step if control.resume else 0)
+        incidents = _restored(incidents, run, world)
     return move(
         run,
         world,
@@ -119,7 +114,7 @@ def begin_stepping(run: Run, world: World) -> Change:
 
 def close_incident(run: Run, world: World) -> Change:
     """The step that the fault had interrupted is made again: the repair is over."""
-    incidents = amend_last(run.control.incidents, recovered_at=world.now)
+    incidents = amend_last(_restored(run.control.incidents, run, world), recovered_at=world.now)
     incident = incidents[-1]
     times = repair_times(incident, world.now)
     data = {
@@ -133,6 +128,17 @@ def close_incident(run: Run, world: World) -> Change:
     }
     text = f"caught up at step {world.training.step}, {times.to_first_step + times.replay:.1f} s after the fault"
     return amend(run, RunEvent("INCIDENT_RECOVERED", incident.cause, text, data), incidents=incidents)
+
+
+def _restored(incidents: tuple[Incident, ...], run: Run, world: World) -> tuple[Incident, ...]:
+    """When the workers of the epoch had started and restored: as rank 0 said, else as it was seen."""
+    incident, reports = incidents[-1], world.training
+    if reports.restored_epoch != run.control.epoch:
+        seen = incident.restored_at or world.now
+        return amend_last(incidents, started_at=incident.started_at or seen, restored_at=seen)
+    restored_at = max(incident.detected_at, reports.restored_at)
+    started_at = max(incident.detected_at, restored_at - reports.restore_seconds)
+    return amend_last(incidents, started_at=started_at, restored_at=restored_at)
 
 
 def _names_of_kind(cause: Cause) -> frozenset[str]:

@@ -58,6 +58,7 @@ def test_worker_and_then_agent_killed_leave_the_losses_of_the_unbroken_run(
     controller.start_epoch(pods, 1, world, trainer_config=long_run)
     victim = worker_process(controller, 1, 1)
     controller.wait_step(12)
+    world.checkpoints.wait_step(10)
     os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
     controller.wait(lambda: any(e.exit_code == -signal.SIGKILL for e in controller.of("worker_exit")))

@@ -1,10 +1,159 @@
 from __future__ import annotations
 
-from trainer_harness import World, finish, start_workers
+import json
+from typing import Any
+
+import pytest
+from longhaul_core.manifests import read_manifest
+from longhaul_core.objects import open_store
+from longhaul_trainer.wire import Event, Request, StepRow
+from safetensors.torch import load
+from trainer_harness import WorkerProcess, World, finish, start_workers
 
 
-def test_two_ranks_train_checkpoint_and_learn(world: World) -> None:
-    rows = finish(start_workers(world, 2))
-    assert [row.step for row in rows] == list(range(1, 13))
+def events(worker: WorkerProcess, kind: str) -> list[Event]:
+    return [message for message in worker.messages if isinstance(message, Event) and message.kind == kind]
+
+
+def losses(rows: list[StepRow]) -> dict[int, float]:
+    return {row.step: row.loss for row in rows}
+
+
+def resume(world: World, step: int, **changes: Any) -> dict[str, Any]:
+    request = world.checkpoints.committed[step]
+    return {
+        "epoch": 2,
+        "resume_manifest_key": world.checkpoints.manifests[step],
+        "resume_checkpoint": request.name,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_run_repeated_and_resumed_has_the_same_bits_on_one_and_two_ranks(world: World, ranks: int) -> None:
+    first = finish(start_workers(world, ranks))
+    assert [row.step for row in first] == list(range(1, 13))
+    assert first[-1].loss < first[0].loss - 0.5
+    assert [row.step for row in first if row.validation_loss is not None] == [4, 8, 12]
     assert sorted(world.checkpoints.committed) == [4, 8, 12]
-    assert rows[-1].loss < rows[0].loss
+    resumed = finish(start_workers(world, ranks, **resume(world, 4)))
+    wanted = [(row.step, row.loss, row.gradient_norm, row.validation_loss) for row in first if row.step > 4]
+    assert [(row.step, row.loss, row.gradient_norm, row.validation_loss) for row in resumed] == wanted
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_run_resumed_on_another_number_of_ranks_continues_within_round_off(
+    world: World, before: int, after: int
+) -> None:
+    whole = losses(finish(start_workers(world, before)))
+    resumed = losses(finish(start_workers(world, after, **resume(world, 8))))
+    assert sorted(resumed) == [9, 10, 11, 12]
+    for step, loss in resumed.items():
+        assert loss == pytest.approx(whole[step], rel=1e-5)
+
+
+def test_checkpoint_holds_safetensors_of_every_rank_and_a_readable_state(world: World) -> None:
+    finish(start_workers(world, 2))
+    store = open_store(world.url)
+    manifest = read_manifest(store, world.checkpoints.manifests[8])
+    files = {part.key.rsplit("/", 1)[-1]: part.key for part in manifest.parts}
+    assert sorted(files) == [
+        "model-00000-of-00002.safetensors",
+        "model-00001-of-00002.safetensors",
+        "optim-00000-of-00002.safetensors",
+        "optim-00001-of-00002.safetensors",
+        "trainer_state.json",
+    ]
+    shards = [load(store.get(files[f"model-{rank:05d}-of-00002.safetensors"])) for rank in range(2)]
+    assert [shard["embed_tokens.weight"].shape for shard in shards] == [(32, 32), (32, 32)]
+    state = json.loads(store.get(files["trainer_state.json"]))
+    assert state["step"] == 8
+    assert state["sample_cursor"] == 64
+    assert state["tokens"] == 64 * 32
+    assert state["lineage"]["world_size"] == 2
+    assert set(state["source_epochs"]) == {"docs", "code"}
+    commit = world.checkpoints.committed[8]
+    assert commit.tokens == 64 * 32
+    assert commit.metrics["validation_loss"] > 0
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_is_never_checkpointed(world: World) -> None:
+    config = world.config(optimizer={"learning_rate": 1e30}, checkpoint={"every_steps": 1})
+    workers = start_workers(world, 2, trainer_config=config)
+    rows = finish(workers, code=81)
+    assert events(workers[0], "ANOMALY")
+    last_finite = rows[-1].step
+    assert last_finite < 12
+    assert max(world.checkpoints.committed, default=0) <= last_finite
+
+
+def test_checkpoint_service_that_is_full_for_a_while_holds_up_checkpoints_but_not_training(world: World) -> None:
+    world.checkpoints.refusals_left = 3
+    workers = start_workers(world, 2)
+    rows = finish(workers)
+    assert [row.step for row in rows] == list(range(1, 13))
+    assert len(events(workers[0], "CHECKPOINT_DELAYED")) == 1
+    assert max(world.checkpoints.committed) == 12
+
+
+def test_worker_of_an_epoch_that_was_fenced_off_ends_without_a_commit(world: World) -> None:
+    world.checkpoints.minimum_epoch = 5
+    workers = start_workers(world, 2, trainer_config=world.config(steps=200))
+    codes = {worker.wait() for worker in workers}
+    assert codes == {75}
+    assert world.checkpoints.committed == {}
+
+
+@pytest.mark.parametrize("part", ["model-00001", "optim-00000", "trainer_state"])
+def test_damaged_checkpoint_is_refused_and_reported(world: World, part: str) -> None:
+    finish(start_workers(world, 2))
+    store = open_store(world.url)
+    manifest = read_manifest(store, world.checkpoints.manifests[8])
+    key = next(entry.key for entry in manifest.parts if part in entry.key)
+    data = bytearray(store.get(key))
+    data[len(data) // 2] ^= 16
+    store.put(key, bytes(data))
+    workers = start_workers(world, 2, **resume(world, 8))
+    codes = [worker.wait() for worker in workers]
+    assert set(codes) == {75}
+    damaged = [event for worker in workers for event in events(worker, "CHECKPOINT_DAMAGED")]
+    assert damaged
+    assert all(key in event.message for event in damaged)
+    assert world.checkpoints.verified[0] == world.checkpoints.committed[8].name
+
+
+def test_requested_checkpoint_is_written_out_of_turn_and_stop_leaves_as_preempted(world: World) -> None:
+    config = world.config(steps=900, checkpoint={"every_steps": 800})
+    workers = start_workers(world, 2, trainer_config=config)
+    workers[0].wait_row(2)
+    workers[1].send(Request(stop_after=False))
+    world.checkpoints.wait_step(2)
+    workers[1].send(Request(stop_after=True))
+    rows = finish(workers, code=82)
+    assert max(world.checkpoints.committed) == rows[-1].step
+
+
+@pytest.mark.parametrize(
+    ("sections", "code", "words"),
+    [
+        ({"data": {"global_batch_size": 7}}, 64, "not a multiple"),
+        ({"model": {"vocabulary_size": 10}}, 64, "64 token ids"),
+        ({"data": {"sequence_length": 100_000}}, 65, "too few for one sequence"),
+        ({"data": {"maximum_epochs": 0.001}}, 65, "epochs are allowed"),
+        ({"data": {"mixture": {"poems": 1.0}}}, 64, "poems"),
+    ],
+)
+def test_configuration_that_cannot_work_ends_with_a_clear_message(
+    world: World, sections: dict[str, Any], code: int, words: str
+) -> None:
+    workers = start_workers(world, 2, trainer_config=world.config(**sections))
+    for worker in workers:
+        assert worker.wait() == code
+        assert words in worker.messages[-1].message  # type: ignore[union-attr]
+
+
+def test_worker_whose_peer_is_killed_ends_to_be_retried(world: World) -> None:
+    workers = start_workers(world, 2, trainer_config=world.config(steps=900, checkpoint={"every_steps": 800}))
+    workers[0].wait_row(2)
+    workers[1].kill()
+    assert workers[0].wait() == 75

@@ -1,0 +1,105 @@
+"""What the ranks of a numerics test do, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from longhaul_core.errors import LonghaulError
+from longhaul_core.recipe import TrainerConfig
+from longhaul_trainer.data.samples import Batch
+from longhaul_trainer.loop.step import Stepper
+from longhaul_trainer.model import DecoderShape
+from longhaul_trainer.optimizer.adamw import make_adamw
+from longhaul_trainer.parallel.gate import check_initial_parameters
+from longhaul_trainer.parallel.group import RankGroup, open_group
+from longhaul_trainer.parallel.sharding import build_model
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+Program = Callable[..., dict[str, Any]]
+
+
+def run_ranks(program: Program, ranks: int, *arguments: Any) -> list[dict[str, Any]]:
+    """Runs the program on every rank and returns what each returned."""
+    context = multiprocessing.get_context("fork")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        pipes = [context.Pipe(duplex=False) for _ in range(ranks)]
+        processes = [
+            context.Process(target=_enter, args=(program, rank, ranks, address, listener, writing, arguments))
+            for rank, (_, writing) in enumerate(pipes)
+        ]
+        for process in processes:
+            process.start()
+        answers = [reading.recv() if reading.poll(60) else {"error": "silent"} for reading, _ in pipes]
+        for process in processes:
+            process.join(20)
+            process.kill()
+    return answers
+
+
+def _enter(
+    program: Program, rank: int, ranks: int, address: str, listener: socket.socket, pipe: Any, arguments: Any
+) -> None:
+    torch.set_num_threads(1)
+    try:
+        descriptor = listener.detach() if rank == 0 else None
+        group = open_group(rank, ranks, torch.device("cpu"), rendezvous=address, listen_descriptor=descriptor)
+        pipe.send(program(group, *arguments))
+    except Exception:
+        pipe.send({"error": traceback.format_exc()})
+
+
+def whole(tensor: Tensor) -> np.ndarray:
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.detach().numpy().copy()
+
+
+def initial_values(group: RankGroup, shape: DecoderShape, config: TrainerConfig) -> dict[str, Any]:
+    """Every parameter before the first step."""
+    model = build_model(shape, config, group)
+    check_initial_parameters(model, group)
+    return {name: whole(parameter) for name, parameter in model.named_parameters()}
+
+
+def train(group: RankGroup, shape: DecoderShape, config: TrainerConfig, batches: list[Batch]) -> dict[str, Any]:
+    """Losses, gradient norms, first gradients and final parameters of a few steps."""
+    model = build_model(shape, config, group)
+    optimizer = make_adamw(model, config.optimizer)
+    stepper = Stepper(model, optimizer, config, group)
+    found: dict[str, Any] = {"losses": [], "norms": []}
+    for step, batch in enumerate(batches, start=1):
+        local = len(batch.tokens) // group.size
+        measured = stepper.measure(batch.rows(group.rank * local, (group.rank + 1) * local), [])
+        if step == 1:
+            gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+            found["gradients"] = {name: value / measured.valid_tokens for name, value in gradients.items()}
+        stepper.apply(measured, step)
+        found["losses"].append(measured.loss)
+        found["norms"].append(measured.gradient_norm)
+    found["parameters"] = {name: whole(parameter) for name, parameter in model.named_parameters()}
+    return found
+
+
+def gate(group: RankGroup, shape: DecoderShape, config: TrainerConfig, defect: str) -> dict[str, Any]:
+    """What the gate says of a model with a planted defect."""
+    model = build_model(shape, config, group)
+    if defect == "same seed":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert isinstance(parameter, DTensor)
+                torch.manual_seed(0)
+                parameter.to_local().normal_()
+    elif defect == "buffer":
+        model.rotary.cosine[0, 0] += float(group.rank)
+    try:
+        check_initial_parameters(model, group)
+    except LonghaulError as error:
+        return {"reason": error.reason, **error.metadata}
+    return {"reason": ""}

@@ -153,7 +153,7 @@ async def test_shard_that_kills_every_worker_fails_the_ingestion_and_is_named(
             killer.cancel()
 
         assert done.status.reason.code == "POISON_SHARD"
-        assert "killed its worker 3 times" in done.status.reason.message
+        assert "3 times" in done.status.reason.message
         assert "bomb" in done.status.reason.message
         assert [damage for damage in done.status.damages if "bomb" in damage]
 

@@ -19,7 +19,7 @@ SIZES = st.lists(st.integers(0, 1 << 34), max_size=30)
 
 
 def files(sizes: Sequence[int], ending: str = "jsonl") -> list[SourceFile]:
-    return [SourceFile(f"/data/{n:03d}.{ending}", f"{n:03d}.{ending}", size, n + 1) for n, size in enumerate(sizes)]
+    return [SourceFile(f"/data/{n:03d}.{ending}", f"{n:03d}.{ending}", size, str(n)) for n, size in enumerate(sizes)]
 
 
 @given(SIZES, st.sampled_from([(SourceKind.JSONL, "jsonl"), (SourceKind.JSONL, "jsonl.gz"), (SourceKind.TEXT, "txt")]))

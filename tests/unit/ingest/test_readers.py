@@ -188,7 +188,7 @@ def test_file_gone_or_changed_since_the_plan_is_an_error(tmp_path: Path) -> None
     path = tmp_path / "a.txt"
     path.write_text("before")
     modified = path.stat().st_mtime_ns
-    piece = Piece(str(path), "a.txt", 0, 6, modified)
+    piece = Piece(str(path), "a.txt", 0, 6, str(modified))
     os.utime(path, ns=(0, modified + 1))
     with pytest.raises(FailedPrecondition, match="was changed"):
         list(read_piece(SourceKind.TEXT, piece, Fields()))

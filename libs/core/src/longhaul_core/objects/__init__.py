@@ -6,7 +6,16 @@ from longhaul_core.objects.filesystem import FilesystemStore
 from longhaul_core.objects.location import S3Location, parse_location
 from longhaul_core.objects.store import ObjectInfo, ObjectStore, ObjectWriter
 
-__all__ = ["FilesystemStore", "ObjectInfo", "ObjectStore", "ObjectWriter", "S3Location", "open_store", "parse_location"]
+__all__ = [
+    "FilesystemStore",
+    "ObjectInfo",
+    "ObjectStore",
+    "ObjectWriter",
+    "S3Location",
+    "open_source",
+    "open_store",
+    "parse_location",
+]
 
 
 def open_store(url: str) -> ObjectStore:
@@ -17,3 +26,14 @@ def open_store(url: str) -> ObjectStore:
     from longhaul_core.objects.s3 import S3Store
 
     return S3Store.open(location)
+
+
+def open_source(url: str) -> ObjectStore:
+    """Open a bucket that is only read, such as one of source data: nothing is probed or written there."""
+    location = parse_location(url)
+    if isinstance(location, Path):
+        return FilesystemStore.open(location)
+    from longhaul_core.objects.s3 import S3Store
+    from longhaul_core.objects.s3_client import connect
+
+    return S3Store(connect(location), location, conditional_writes=False)

@@ -12,6 +12,7 @@ from urllib.parse import quote_from_bytes
 from longhaul_core.errors import FailedPrecondition, LonghaulError, NotFound, PermissionDenied
 from longhaul_core.recipe import SourceConfig, SourceKind
 
+from longhaul_ingest.adapters.remote import is_remote, list_objects
 from longhaul_ingest.domain.languages import LANGUAGES
 from longhaul_ingest.domain.planning import SourceFile
 
@@ -38,17 +39,28 @@ def list_files(source: SourceConfig) -> list[SourceFile]:
     """
     found: dict[bytes, SourceFile] = {}
     for location in source.paths:
-        for file, base in _expand(location, source):
-            found.setdefault(os.fsencode(file), _describe(file, base, source.name))
+        if is_remote(location):
+            found |= {file.path.encode(): file for file in _objects(location, source)}
+            continue
+        for path, base in _expand(location, source):
+            found.setdefault(os.fsencode(path), _describe(path, base, source.name))
     if not found:
         raise _empty(source)
     return [found[path] for path in sorted(found)]
 
 
+def _objects(location: str, source: SourceConfig) -> list[SourceFile]:
+    listed = list(list_objects(location))
+    if not listed:
+        raise _missing(source.name, location, "there is no such object, and none below it")
+    endings = _endings(source)
+    return [file for file in listed if len(listed) == 1 or _plain(file.label).endswith(endings)]
+
+
 def _expand(location: str, source: SourceConfig) -> Iterator[tuple[Path, Path]]:
     """The files of one location, each with the folder that its label leaves out."""
     if "://" in location and not location.startswith("file://"):
-        raise _missing(source.name, location, "only local folders and files can be read")
+        raise _missing(source.name, location, "known are local paths and s3://")
     path = Path(location.removeprefix("file://"))
     if path.is_dir():
         for file in _walk(path, source):
@@ -74,7 +86,7 @@ def _glob(pattern: Path, source: SourceConfig) -> Iterator[tuple[Path, Path]]:
 
 
 def _walk(folder: Path, source: SourceConfig) -> Iterator[Path]:
-    endings = tuple(f".{ending.lstrip('.').lower()}" for ending in source.extensions or ENDINGS[source.kind])
+    endings = _endings(source)
 
     def refuse(error: OSError) -> None:
         raise _unreadable(source.name, str(error.filename), error)
@@ -84,6 +96,10 @@ def _walk(folder: Path, source: SourceConfig) -> Iterator[Path]:
         for name in files:
             if not name.startswith(".") and _plain(name).endswith(endings):
                 yield Path(place, name)
+
+
+def _endings(source: SourceConfig) -> tuple[str, ...]:
+    return tuple(f".{ending.lstrip('.').lower()}" for ending in source.extensions or ENDINGS[source.kind])
 
 
 def _plain(name: str) -> str:
@@ -100,7 +116,7 @@ def _describe(file: Path, base: Path, source: str) -> SourceFile:
     except OSError as error:
         raise _unreadable(source, str(file), error) from error
     label = os.fsencode(file.relative_to(base)).decode("utf-8", "backslashreplace")
-    return SourceFile(quote_from_bytes(os.fsencode(file.absolute())), label, facts.st_size, facts.st_mtime_ns)
+    return SourceFile(quote_from_bytes(os.fsencode(file.absolute())), label, facts.st_size, str(facts.st_mtime_ns))
 
 
 def _show(path: str) -> str:

@@ -116,10 +116,27 @@ def complete_shard(session: Session, claim: Claim, result: Mapping[str, Any], no
     resources.update(session, row, status=status.to_dict(), now=now)
 
 
-def record_death(
-    session: Session, claim: Claim, where: str, error: str, *, attempts: int, allowed: int, now: datetime
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """An attempt at a shard that came to nothing and may be repeated.
+
+    Attributes:
+        where: The document or file that was in work.
+        reason: WORKER_DIED, or the reason of the error.
+        message: What happened.
+        delay_seconds: Before the next attempt.
+    """
+
+    where: str
+    reason: str
+    message: str
+    delay_seconds: float = 0.0
+
+
+def record_setback(
+    session: Session, claim: Claim, setback: Setback, *, attempts: int, allowed: int, now: datetime
 ) -> None:
-    """Note that a shard killed its worker: queue it again, set it aside, or fail the ingestion for it."""
+    """Queue a shard again, or set it aside after `attempts`; more than `allowed` lost shards fail the ingestion."""
     job = JobKey.parse(claim.job)
     row = _expect(session, job, JobState.RUNNING)
     if row is None:
@@ -129,14 +146,16 @@ def record_death(
     status = replace(status, deaths={**status.deaths, str(claim.index): deaths})
     events.append(
         session, INGESTION, row.project, row.id,
-        type="WORKER_DIED", cause="SHARD", message=f"shard {claim.index} at {where}: {error}", now=now,
+        type=setback.reason, cause="SHARD", message=f"shard {claim.index} at {setback.where}: {setback.message}",
+        now=now,
     )  # fmt: skip
-    queue.fail(session, claim, error, retry=deaths < attempts)
+    queue.fail(session, claim, setback.message, retry=deaths < attempts, delay_seconds=setback.delay_seconds)
     if deaths >= attempts:
-        status = replace(status, lost=(*status.lost, f"shard {claim.index} at {where}: {error}"))
-    row = resources.update(session, row, status=status.to_dict(), now=now)
+        lost = f"shard {claim.index} at {setback.where}, {deaths} times: {setback.message}"
+        status = replace(status, lost=(*status.lost, lost))
+    resources.update(session, row, status=status.to_dict(), now=now)
     if len(status.lost) > allowed:
-        end(session, job, _poison(status, where, deaths), now)
+        end(session, job, _lost_shards(status, setback), now)
 
 
 def show_progress(
@@ -238,11 +257,14 @@ def _restart(
     return row
 
 
-def _poison(status: IngestionStatus, where: str, deaths: int) -> Reason:
+def _lost_shards(status: IngestionStatus, setback: Setback) -> Reason:
+    poison = setback.reason == "WORKER_DIED"
     return Reason(
-        "POISON_SHARD",
-        f"A shard killed its worker {deaths} times, the last time at {where}; {len(status.lost)} shards are lost.",
-        "Take the document out of the source, give the workers more memory, or raise maximum_lost_shards.",
+        "POISON_SHARD" if poison else setback.reason,
+        f"{len(status.lost)} shards could not be worked off: {status.lost[-1]}",
+        "Take the document out of the source, give the workers more memory, or raise maximum_lost_shards."
+        if poison
+        else "Remove the cause and create the ingestion again, or raise maximum_lost_shards.",
         {"shards": "; ".join(status.lost)[:2000]},
     )
 

@@ -12,11 +12,12 @@ from longhaul_core.db import Claim, ResourceRow, queue, resources
 from longhaul_core.engine import RemoteTaskError, WorkerDied, WorkerMemoryExceeded
 from longhaul_core.errors import Aborted, ErrorCode, LonghaulError
 from longhaul_core.logging import get_logger
+from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import spec_of
 from longhaul_ingest.adapters.failpoints import Point
-from longhaul_ingest.adapters.repository import JobKey, prefix_of
+from longhaul_ingest.adapters.repository import JobKey, Setback, prefix_of
 from longhaul_ingest.adapters.tasks import run_shard
 from longhaul_ingest.adapters.world import Limits, World
 from longhaul_ingest.domain.ingestion import INGESTION, JobState, Reason
@@ -25,6 +26,10 @@ log = get_logger(__name__)
 
 DEFECTS = frozenset({ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE})
 """Errors that another attempt may not meet; all others come from the sources or the disk and end the ingestion."""
+
+
+RETRY_SECONDS = 3.0
+"""Before a shard is tried again that met a fault of a store."""
 
 
 class ShardWorker:
@@ -72,7 +77,7 @@ class ShardWorker:
             return
         except (WorkerDied, WorkerMemoryExceeded) as error:
             self._world.measures.deaths.inc()
-            await self._record_death(claim, error.message)
+            await self._record_setback(claim, "WORKER_DIED", error.message)
             return
         except RemoteTaskError as error:
             await self._settle_error(claim, error)
@@ -126,7 +131,7 @@ class ShardWorker:
     async def _settle_error(self, claim: Claim, error: RemoteTaskError) -> None:
         if error.code in DEFECTS:
             log.error("shard failed by a defect", job=claim.job, shard=claim.index, traceback=error.traceback_text)
-            await self._record_death(claim, error.message)
+            await self._record_setback(claim, error.reason, error.message, RETRY_SECONDS)
             return
         log.warning("shard failed", job=claim.job, shard=claim.index, reason=error.reason, error=error.message)
         job, now = JobKey.parse(claim.job), self._world.clock.now()
@@ -134,20 +139,20 @@ class ShardWorker:
         self._world.measures.ended.labels(JobState.FAILED.value, error.reason).inc()
         await self.abandon(job)
 
-    async def _record_death(self, claim: Claim, error: str) -> None:
-        spec_row = await self._row(JobKey.parse(claim.job))
-        if spec_row is None:
+    async def _record_setback(self, claim: Claim, reason: str, message: str, delay_seconds: float = 0.0) -> None:
+        row = await self._row(JobKey.parse(claim.job))
+        if row is None:
             return
         where = self._live[claim.job].pop(str(claim.index), {}).get("url") or _first_file(claim)
-        allowed = spec_of(spec_row).maximum_lost_shards
-        now, attempts = self._world.clock.now(), self._limits.shard_attempts
-        log.warning("worker died under a shard", job=claim.job, shard=claim.index, where=where, error=error)
+        setback = Setback(where, reason, message, delay_seconds)
+        log.warning("shard set back", job=claim.job, shard=claim.index, where=where, reason=reason, error=message)
+        now, attempts, allowed = self._world.clock.now(), self._limits.shard_attempts, spec_of(row).maximum_lost_shards
+
+        def transact(session: Session) -> None:
+            repository.record_setback(session, claim, setback, attempts=attempts, allowed=allowed, now=now)
+
         with suppress(Aborted):
-            await self._world.db.run(
-                lambda session: repository.record_death(
-                    session, claim, where, error, attempts=attempts, allowed=allowed, now=now
-                )
-            )
+            await self._world.db.run(transact)
 
     async def _give_back(self, claim: Claim) -> None:
         with suppress(LonghaulError):  # the job is gone, or the claim; the lease ends the rest

@@ -66,12 +66,12 @@ class IngestionSpec(Section):
 
 
 def summarize_files(files: Mapping[str, Sequence[SourceFile]]) -> dict[str, dict[str, Any]]:
-    """What identifies the files of each source: their number, bytes, and a digest of names, sizes and times."""
+    """What identifies the files of each source: their number, bytes, and a digest of names, sizes and versions."""
     return {
         name: {
             "files": len(listed),
             "bytes": sum(file.size for file in listed),
-            "digest": fingerprint([[file.path, file.size, file.modified] for file in listed]),
+            "digest": fingerprint([[file.path, file.size, file.version] for file in listed]),
         }
         for name, listed in files.items()
     }

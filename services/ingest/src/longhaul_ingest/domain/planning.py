@@ -23,27 +23,27 @@ class SourceFile:
     """A file of a source.
 
     Attributes:
-        path: The absolute path or object location, percent-encoded (names need not be UTF-8).
+        path: The absolute path, percent-encoded (names need not be UTF-8), or the address of an object.
         label: The name to show: relative to the location, in UTF-8.
         size: Bytes.
-        modified: Nanoseconds since the epoch, or 0.
+        version: Changes when the file does: time of its last change, or the object's tag.
     """
 
     path: str
     label: str
     size: int
-    modified: int = 0
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The records of a file that begin in the bytes from `start` up to `end`; the file is as it was at `modified`."""
+    """The records of a file that begin in the bytes from `start` up to `end`; the file is still as of `version`."""
 
     path: str
     label: str
     start: int
     end: int
-    modified: int = 0
+    version: str = ""
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class Piece:
 
     def to_list(self) -> list[Any]:
         """As plain JSON values."""
-        return [self.path, self.label, self.start, self.end, self.modified]
+        return [self.path, self.label, self.start, self.end, self.version]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ def plan_shards(sources: Sequence[tuple[str, SourceKind, Sequence[SourceFile]]])
     return shards
 
 
-def is_divisible(kind: SourceKind, path: str) -> bool:
+def is_divisible(kind: SourceKind, name: str) -> bool:
     """Whether readers find the first record after any position of such a file."""
-    name = path.lower()
+    name = name.lower()
     if kind in (SourceKind.WARC, SourceKind.WET):
         return not name.endswith(".zst")
     if kind is SourceKind.JSONL:
@@ -92,10 +92,10 @@ def is_divisible(kind: SourceKind, path: str) -> bool:
 
 def _cut(kind: SourceKind, files: Sequence[SourceFile], target: int) -> Iterator[Piece]:
     for file in files:
-        count = max(1, round(file.size / target)) if is_divisible(kind, file.path) else 1
+        count = max(1, round(file.size / target)) if is_divisible(kind, file.label) else 1
         bounds = [file.size * index // count for index in range(count + 1)]
         for start, end in pairwise(bounds):
-            yield Piece(file.path, file.label, start, end, file.modified)
+            yield Piece(file.path, file.label, start, end, file.version)
 
 
 def _group(pieces: Iterator[Piece], target: int) -> Iterator[list[Piece]]:

@@ -17,6 +17,7 @@ from longhaul_ingest.adapters.readers.damage import Damage, Found
 from longhaul_ingest.adapters.readers.files import read_file
 from longhaul_ingest.adapters.readers.lines import Fields, read_json_lines
 from longhaul_ingest.adapters.readers.warc import read_warc
+from longhaul_ingest.adapters.remote import fetch, is_remote
 from longhaul_ingest.domain.documents import failed
 from longhaul_ingest.domain.planning import Piece
 
@@ -28,8 +29,11 @@ def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found
         NotFound: the file is gone (SOURCE_NOT_FOUND).
         FailedPrecondition: the file is not as it was planned (SOURCE_CHANGED).
     """
-    path = local_path(piece.path)
-    _check_unchanged(path, piece)
+    if is_remote(piece.path):
+        path = fetch(piece.path, piece.version)
+    else:
+        path = local_path(piece.path)
+        _check_unchanged(path, piece)
     if kind in (SourceKind.HTML, SourceKind.TEXT, SourceKind.CODE):
         yield from read_file(path, piece, kind)
         return
@@ -49,7 +53,7 @@ def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found
 
 def _check_unchanged(path: Path, piece: Piece) -> None:
     try:
-        modified = path.stat().st_mtime_ns
+        version = str(path.stat().st_mtime_ns)
     except FileNotFoundError as error:
         raise NotFound(
             f"Source file {piece.label} is gone.",
@@ -57,7 +61,7 @@ def _check_unchanged(path: Path, piece: Piece) -> None:
             metadata={"path": show_path(path)},
             action="Put the file back and run again.",
         ) from error
-    if piece.modified and modified != piece.modified:
+    if piece.version and version != piece.version:
         raise FailedPrecondition(
             f"Source file {piece.label} was changed while it was read.",
             reason="SOURCE_CHANGED",

@@ -26,7 +26,7 @@ def read_file(path: Path, piece: Piece, kind: SourceKind) -> list[Found]:
     if piece.size > MAXIMUM_FILE_BYTES:
         return [failed(piece.label, "too_large", f"more than {MAXIMUM_FILE_BYTES} bytes in one document")]
     try:
-        body = _decompress(piece.path, path.read_bytes())
+        body = _decompress(piece.label, path.read_bytes())
     except OSError as error:
         return [failed(piece.label, "unreadable_file", error.strerror or str(error))]
     except (EOFError, zlib.error, zstandard.ZstdError) as error:

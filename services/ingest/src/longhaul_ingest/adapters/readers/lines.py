@@ -28,7 +28,7 @@ class Fields:
 
 def read_json_lines(path: Path, view: mmap | bytes, piece: Piece, fields: Fields) -> Iterator[Found]:
     """The records of the lines that begin in the piece; empty lines are none."""
-    name = piece.path.lower()
+    name = piece.label.lower()
     if name.endswith(".gz"):
         lines = _split(_gunzip(view, piece))
     elif name.endswith(".zst"):

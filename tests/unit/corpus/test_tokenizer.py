@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from longhaul_core.errors import FailedPrecondition, InvalidArgument
+from longhaul_corpus.domain.fast_encoding import CheckedEncoder, fast_encoding
 from longhaul_corpus.domain.scores import (
     bits_per_byte,
     score_texts,
@@ -24,11 +29,18 @@ from longhaul_corpus.domain.tokenizer import (
     vocabulary_notes,
     vocabulary_size,
 )
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 from tests.unit.corpus.texts import library_texts
 
 END = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def by_digits() -> dict[str, Tokenizer]:
+    texts = list(library_texts()[:60])
+    modes: tuple[Literal["individual", "none"], ...] = ("individual", "none")
+    return {digits: train_tokenizer([texts], TokenizerTraining(1024, digits=digits)) for digits in modes}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +84,38 @@ def test_encoder_ends_each_document_and_keeps_every_byte(trained: Tokenizer) -> 
     assert all(ids[-1] == 0 and (ids[:-1] != 0).all() for ids in encoded)
     assert [trained.decode(ids[:-1].tolist()) for ids in encoded] == texts
     assert encoded[0].dtype == np.uint16
+
+
+@given(st.text(max_size=200) | st.text("ab 1'st\n\t!", max_size=200))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("digits", ["individual", "none"])
+def test_fast_engine_gives_the_same_ids_for_any_text(by_digits: dict[str, Tokenizer], digits: str, text: str) -> None:
+    fast = fast_encoding(by_digits[digits])
+    assert fast is not None
+    assert fast.encode(text).tolist() == by_digits[digits].encode(text).ids
+
+
+@pytest.mark.parametrize("digits", ["individual", "none"])
+def test_fast_engine_gives_the_same_ids_for_real_documents(by_digits: dict[str, Tokenizer], digits: str) -> None:
+    encoder, fast = Encoder(by_digits[digits], END), fast_encoding(by_digits[digits])
+    assert fast is not None
+    checked = CheckedEncoder(encoder, fast)
+    texts = library_texts()[60:120]
+    pairs = zip(encoder.documents(texts), checked.documents(texts), strict=True)
+    assert all(np.array_equal(left, right) for left, right in pairs)
+    assert not checked.differs
+
+
+def test_fast_engine_that_differs_is_noticed(trained: Tokenizer) -> None:
+    fast = fast_encoding(trained)
+    assert fast is not None
+    checked = CheckedEncoder(Encoder(trained, END), replace(fast, ids=fast.ids[::-1].copy()))
+    list(checked.documents(["some text"]))
+    assert checked.differs
+
+
+def test_fast_engine_refuses_a_tokenizer_that_it_cannot_do() -> None:
+    assert fast_encoding(Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))) is None
 
 
 def test_token_type_follows_the_vocabulary() -> None:

@@ -82,6 +82,7 @@ def _everything(results: Results) -> dict[str, Any]:
         "outcomes": _one(results, Phase.SETTLE),
         "tokenizer": _one(results, Phase.TOKENIZER),
         "layout": _one(results, Phase.LAYOUT),
+        "engines": sorted({str(result["engine"]) for result in results[Phase.TOKENISE]}),
         "shards": list(results[Phase.SHUFFLE]),
     }
 

@@ -32,6 +32,15 @@ def validation_figures(valid: Any, train: Any, valid_bytes: int) -> dict[str, fl
     }
 
 
+def encoding_notes(engines: Sequence[str]) -> list[str]:
+    """What a person should know of how the shards were encoded."""
+    if "reference" not in engines:
+        return []
+    return [
+        "Some shards were encoded by the slower reference engine: the fast one cannot do this tokenizer, or differed."
+    ]
+
+
 def build_report(
     *,
     deduplication: Json,

@@ -12,7 +12,7 @@ from longhaul_corpus.adapters.steps.deduplicate import DUPLICATES_FILE
 from longhaul_corpus.adapters.steps.shuffle import SPLITS
 from longhaul_corpus.adapters.workspace import Array, Workspace, dump_context
 from longhaul_corpus.domain.outcomes import check_accounting
-from longhaul_corpus.domain.report import build_report, validation_figures
+from longhaul_corpus.domain.report import build_report, encoding_notes, validation_figures
 from longhaul_corpus.domain.tokenizer import token_dtype
 
 KIND = "tokenset"
@@ -158,7 +158,7 @@ def _report(workspace: Workspace, item: dict[str, Any], sources: dict[str, Any],
         largest_clusters=largest_clusters(workspace),
         tokenizer={name: tokenizer[name] for name in ("digest", "vocabulary_size", "scores")},
         validation=validation,
-        notes=[*item["evaluation"]["notes"], *tokenizer["notes"]],
+        notes=[*item["evaluation"]["notes"], *tokenizer["notes"], *encoding_notes(item["engines"])],
     )
     text = json.dumps(report, sort_keys=True, indent=1, ensure_ascii=False).encode()
     return put_part(workspace.store, f"{workspace.context.prefix}/{REPORT}", text)

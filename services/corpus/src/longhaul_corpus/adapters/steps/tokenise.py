@@ -9,6 +9,7 @@ from longhaul_corpus.adapters.steps.decontaminate import read_verdicts
 from longhaul_corpus.adapters.steps.texts import read_texts
 from longhaul_corpus.adapters.tokenizer_store import load_tokenizer
 from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
+from longhaul_corpus.domain.fast_encoding import CheckedEncoder, fast_encoding
 from longhaul_corpus.domain.ordering import SHUFFLE, order_keys
 from longhaul_corpus.domain.outcomes import Outcome
 from longhaul_corpus.domain.tokenizer import Encoder
@@ -20,7 +21,11 @@ def tokenise_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]
     stored = load_tokenizer(workspace.store, item["manifest_key"], item["manifest_digest"])
     encoder = Encoder(stored.tokenizer, stored.end_of_text)
     outcomes = workspace.column("documents/final", np.uint8, shard.offset, shard.documents)
-    tokens, rows, text_bytes = _encode(workspace, shard, encoder, outcomes)
+    fast = fast_encoding(stored.tokenizer)
+    checked = CheckedEncoder(encoder, fast) if fast is not None else None
+    tokens, rows, text_bytes = _encode(workspace, shard, checked or encoder, outcomes)
+    if checked is not None and checked.differs:
+        tokens, rows, text_bytes = _encode(workspace, shard, encoder, outcomes)
     index = _index(workspace, shard, outcomes, rows)
     order = np.lexsort((rows, index["key"], index["group"]))
     sizes = np.array([len(ids) for ids in tokens], dtype=np.int64)
@@ -36,7 +41,8 @@ def tokenise_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]
             "bytes": np.array(text_bytes, dtype=np.int64)[order],
         },
     )
-    return {"documents": len(rows), "tokens": int(sizes.sum())}
+    engine = "fast" if checked is not None and not checked.differs else "reference"
+    return {"documents": len(rows), "tokens": int(sizes.sum()), "engine": engine}
 
 
 def group_number(source: int, valid: bool) -> int:
@@ -45,7 +51,7 @@ def group_number(source: int, valid: bool) -> int:
 
 
 def _encode(
-    workspace: Workspace, shard: Shard, encoder: Encoder, outcomes: Array
+    workspace: Workspace, shard: Shard, encoder: Encoder | CheckedEncoder, outcomes: Array
 ) -> tuple[list[Array], Array, list[int]]:
     """Encode the kept documents; returns their tokens, rows in the shard, and bytes of text."""
     _, cut = read_verdicts(workspace)

@@ -125,7 +125,7 @@ class Process:
             "LONGHAUL_DATA_DIR": str(self._data_dir),
             "LONGHAUL_LISTEN_ADDRESS": self.address,
             "LONGHAUL_METRICS_ADDRESS": "",
-            "LONGHAUL_WORKERS": "2",
+            "LONGHAUL_WORKERS": "1",
             "LONGHAUL_SHARD_LEASE_SECONDS": "2",
             "LONGHAUL_LOG_LEVEL": "error",
             **{f"LONGHAUL_{name.upper()}": str(value) for name, value in settings.items()},

@@ -113,7 +113,7 @@ async def test_service_killed_during_work_gives_the_undisturbed_dataset(
 async def test_worker_killed_once_is_replaced_and_nothing_is_lost(
     process: Process, store: FilesystemStore, crawl: Path, undisturbed: dict[str, object]
 ) -> None:
-    process.start(workers=1)
+    process.start()
     async with connected(process, store) as client:
         await client.create("docs", spec(source("docs", "WARC", crawl)))
         await asyncio.to_thread(wait_until, lambda: bool(process.workers()), "a worker")
@@ -144,7 +144,7 @@ async def test_shard_that_kills_every_worker_fails_the_ingestion_and_is_named(
 ) -> None:
     """A worker is killed as soon as it appears in work on the one shard, three times."""
     bomb = write_warc(tmp_path / "bomb.warc.gz", {"http://site.test/bomb": http(_heavy(1))})
-    process.start(workers=1)
+    process.start()
     async with connected(process, store) as client:
         killer = asyncio.create_task(_kill_workers(process))
         try:

@@ -52,7 +52,7 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """The texts of the crawl, extracted and cleaned but not filtered."""
+    """Every second text of the crawl, extracted and cleaned but not filtered; datatrove takes 20 ms for each."""
     piece = Piece(str(CRAWL), CRAWL.name, 0, CRAWL.stat().st_size)
     pipeline = Pipeline(extractor(ExtractionMode.FAST), ())
     decisions = [
@@ -60,7 +60,7 @@ def texts() -> list[str]:
         for record in read_piece(SourceKind.WARC, piece, Fields())
         if not isinstance(record, Damage)
     ]
-    return [decision.text for decision in decisions if isinstance(decision, documents.Document)]
+    return [decision.text for decision in decisions if isinstance(decision, documents.Document)][::2]
 
 
 def test_rules_on_the_crawl_decide_as_datatrove_does(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_rules_on_the_crawl_decide_as_datatrove_does(texts: list[str], monkeypat
     pairs = ((GopherRepetition(), GopherRepetitionFilter()), (GopherQuality(), GopherQualityFilter()))
     refused = 0
 
-    assert len(texts) > 400
+    assert len(texts) > 200
     for text in texts:
         for ours, theirs in pairs:
             mine = first_refusal([ours], Features(text))
@@ -78,4 +78,4 @@ def test_rules_on_the_crawl_decide_as_datatrove_does(texts: list[str], monkeypat
             expected = None if other is True else RULES[other[1]]
             assert (mine and mine[1].rule) == expected, text[:200]
             refused += expected is not None
-    assert refused > 50
+    assert refused > 30

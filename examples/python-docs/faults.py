@@ -69,7 +69,7 @@ class FaultInjector:
         self._say(f"fault: kill -9 of the worker of rank {rank.rank} (process {rank.process_id}) at step {rank.step}")
 
     def _report_xid(self, node: str) -> None:
-        url = f"http://{self._exporter_address}/events/xid-79?node={node}"
+        url = f"http://{self._exporter_address}/events/{node}-falls-off-the-bus"
         with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=5):
             self.record.lost_node, self.record.lost_at = node, time.time()
         self._say(f"fault: the exporter of {node} reports XID 79, a GPU fell off the bus")

@@ -110,8 +110,12 @@ def training_run_spec(recipe: Recipe, *, token_set: str, code_version: str) -> t
 def plan_request(recipe: Recipe, *, available_tokens: int = 0) -> plan_pb2.CreatePlanRequest:
     """Return what the plan is computed from."""
     resources = recipe.resources
+    config = recipe.trainer_config()
+    if not config.model.vocabulary_size and not recipe.tokenizer.path:
+        vocabulary = {"vocabulary_size": recipe.tokenizer.vocabulary_size}
+        config = config.model_copy(update={"model": config.model.model_copy(update=vocabulary)})
     return plan_pb2.CreatePlanRequest(
-        trainer_config=to_struct(recipe.trainer_config().model_dump(mode="json")),
+        trainer_config=to_struct(config.model_dump(mode="json")),
         nodes=resources.nodes,
         gpus_per_node=resources.gpus_per_node,
         accelerator=resources.accelerator,

@@ -14,7 +14,10 @@ from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+PIPE_WIDTH = 200
+"""Columns where there is no terminal: tables in a file or a pipe are not folded."""
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

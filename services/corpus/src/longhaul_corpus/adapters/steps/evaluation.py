@@ -11,7 +11,15 @@ from longhaul_corpus.adapters.workspace import Workspace
 from longhaul_corpus.domain.contamination import index_items
 from longhaul_corpus.domain.ordering import TASKS, order_keys
 from longhaul_corpus.domain.outcomes import Outcome
-from longhaul_corpus.domain.passages import CONTEXT_WORDS, CONTINUATION_WORDS, HeldOutDocument, cloze_items, text_items
+from longhaul_corpus.domain.passages import (
+    CONTEXT_WORDS,
+    CONTINUATION_WORDS,
+    ClozeItem,
+    HeldOutDocument,
+    TextItem,
+    cloze_items,
+    text_items,
+)
 from longhaul_corpus.domain.taskfiles import BITS_PER_BYTE, CLOZE, TaskKind, evaluation_item
 
 GRAMS = "grams.npz"
@@ -37,17 +45,22 @@ def _user_rows(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     return read_rows(workspace.store, workspace.key("tasks", f"{name}.jsonl"))
 
 
+def _row(item: TextItem | ClozeItem) -> dict[str, Any]:
+    """An item as a line of its file; a cluster is a label there, as in the users' own files."""
+    return {**asdict(item), "cluster": str(item.cluster)}
+
+
 def _generate(workspace: Workspace) -> tuple[list[tuple[str, TaskKind, list[dict[str, Any]]]], list[str]]:
     wanted = workspace.spec.evaluation_tasks
     documents = _held_out(workspace, max(wanted.bits_per_byte_documents, wanted.cloze_questions))
     tasks: list[tuple[str, TaskKind, list[dict[str, Any]]]] = []
     notes = []
     if texts := text_items(documents, wanted.bits_per_byte_documents):
-        tasks.append((BITS_PER_BYTE, TaskKind.BITS_PER_BYTE, [asdict(text) for text in texts]))
+        tasks.append((BITS_PER_BYTE, TaskKind.BITS_PER_BYTE, [_row(text) for text in texts]))
     if wanted.cloze_questions:
         questions = cloze_items(documents, wanted.cloze_questions, wanted.cloze_choices, workspace.spec.holdout.seed)
         if questions:
-            tasks.append((CLOZE, TaskKind.CLOZE, [asdict(question) for question in questions]))
+            tasks.append((CLOZE, TaskKind.CLOZE, [_row(question) for question in questions]))
         if len(questions) < wanted.cloze_questions:
             notes.append(
                 f"{len(questions)} of {wanted.cloze_questions} cloze questions were made: the held-out documents hold "

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
+from longhaul_core.db import Database
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from longhaul_core.manifests import read_manifest
 
@@ -197,10 +198,12 @@ async def test_damage_by_bit_rot_is_found_once_the_last_reading_is_old(serve):
         assert (await client.latest()).step == 10
 
 
-async def test_untouched_parts_are_not_read_again(client, monkeypatch):
+async def test_untouched_parts_are_not_read_again(client):
     await client.save(10)
     first = await client.latest()
-    assert await client.latest() == first
+    assert (await client.latest()).verify_time == first.verify_time
+    verified = await client.call("VerifyCheckpoint", pb.VerifyCheckpointRequest(name=checkpoint_name(10)))
+    assert verified.checkpoint.verify_time.ToDatetime() > first.verify_time.ToDatetime()
 
 
 async def test_names_and_numbers_that_cannot_be_are_refused(client):
@@ -259,3 +262,31 @@ async def test_diff_names_changed_parts_and_lineage(client):
     diff = await client.call("DiffCheckpoints", request)
     assert sorted(diff.changed) == ["model/rank-0.safetensors", "model/rank-1.safetensors", "trainer_state.json"]
     assert dict(diff.lineage) == {"code": '"abc" -> "abd"'}
+
+
+async def test_commit_whose_caller_goes_away_is_joined_by_its_repetition(client):
+    begun = await client.begin(10)
+    parts = write_parts(client.store, begun.prefix, 10)
+    request = pb.CommitCheckpointRequest(name=begun.metadata.name, epoch=1, parts=parts)
+    first = client.stub.CommitCheckpoint(request)
+    first.cancel()
+    committed = await client.commit(begun, parts)
+    assert committed.state == pb.CHECKPOINT_STATE_COMMITTED
+    assert await client.steps() == [10]
+
+
+@pytest.mark.needs_program("postgres")
+async def test_catalogue_in_postgresql_commits_fences_and_falls_back(serve, postgres_url):
+    Database.open(postgres_url, migrated=True).close()
+    async with serve(database_url=postgres_url) as client:
+        for step in (10, 20):
+            await client.save(step)
+        await client.call("RegisterEpoch", pb.RegisterEpochRequest(training_run=RUN, epoch=2))
+        with pytest.raises(FailedPrecondition):
+            await client.begin(30, epoch=1)
+        await client.save(30, epoch=2)
+        flip_bit(client.path("projects/demo/checkpoints/r1/step-00000030-e2/trainer_state.json"))
+        assert (await client.latest()).step == 20
+        await client.retain(keep_last=1)
+        await client.collect()
+        assert await client.steps() == [30, 20]

@@ -4,6 +4,7 @@ import pytest
 from longhaul.common.v1 import resource_pb2 as common
 from longhaul.evaluation.v1 import evaluation_pb2 as pb
 from longhaul.training.v1 import training_run_pb2 as runs
+from longhaul_core.db import Database
 from longhaul_evaluation.adapters.failpoints import Point
 
 from tests.integration.evaluation.support import SUITE, eventually
@@ -102,6 +103,21 @@ async def test_checkpoint_store_that_restarts_loses_no_commit(serve, upstream):
     async with serve() as client:
         await eventually(lambda: _evaluated(client, [10, 20]))
     assert len(upstream.training.creates) == 2
+
+
+@pytest.mark.needs_program("postgres")
+async def test_suite_in_postgresql_evaluates_each_commit_once_with_two_replicas(serve, upstream, postgres_url):
+    Database.open(postgres_url, migrated=True).close()
+    upstream.corpus.commit(upstream.store)
+    async with serve(database_url=postgres_url) as client, serve(database_url=postgres_url):
+        await client.create_suite()
+        for step in (10, 20, 30):
+            await upstream.save(step)
+        upstream.training.run_state = runs.TRAINING_RUN_STATE_SUCCEEDED
+        status = await client.suite_reaches(common.JOB_STATE_SUCCEEDED)
+        assert (status.evaluations, status.succeeded) == (3, 3)
+        assert all(evaluation.status.attempts == 1 for evaluation in await client.list_evaluations())
+    assert len(upstream.training.tasks) == 3
 
 
 async def test_task_that_training_lost_is_asked_for_again(client, upstream):

@@ -56,19 +56,19 @@ def find_run(session: Session, project: str, run: str) -> ResourceRow | None:
     return resources.find(session, RUN_KIND, project, run)
 
 
-def runs(session: Session) -> list[ResourceRow]:
-    """Return the rows of all runs."""
-    return resources.list_all(session, RUN_KIND)
+def all_runs(session: Session) -> tuple[int, list[tuple[str, str]]]:
+    """Return the newest revision, and project and id of each run."""
+    return current_revision(session), [(row.project, row.id) for row in resources.list_all(session, RUN_KIND)]
 
 
-def runs_changed(session: Session, after_revision: int) -> tuple[int, set[tuple[str, str]]]:
+def runs_changed(session: Session, after_revision: int) -> tuple[int, list[tuple[str, str]]]:
     """Return the newest revision, and project and id of each run that changed since one, or whose checkpoints did."""
     statement = select(table.c.kind, table.c.project, table.c.id).where(
         table.c.kind.in_([CHECKPOINT_KIND, RUN_KIND]), table.c.revision > after_revision
     )
     found = session.execute(statement).all()
     runs = {(row.project, row.id if row.kind == RUN_KIND else split_resource_id(row.id)[0]) for row in found}
-    return current_revision(session), runs
+    return current_revision(session), sorted(runs)
 
 
 def save_run(
@@ -136,9 +136,19 @@ def of_run(session: Session, project: str, run: str, states: Collection[State]) 
     return [ResourceRow(**row._mapping) for row in found]
 
 
-def in_states(session: Session, states: Collection[State]) -> list[ResourceRow]:
-    """Return the checkpoints of all projects in some (rare) states."""
-    return resources.list_all(session, CHECKPOINT_KIND, states=states)
+def in_states(
+    session: Session, states: Collection[State], project: str = ANY_PROJECT, run: str = ""
+) -> list[ResourceRow]:
+    """Return the checkpoints in some rare states: of one run, or of all projects.
+
+    The statement names nothing but kind and state, so that the index of states is used: a range over the ids of a run
+    reads every checkpoint that it ever had (40 ms for 100,000).
+    """
+    statement = select(*_COLUMNS).where(
+        table.c.kind == CHECKPOINT_KIND, table.c.state.in_(sorted(states)), ~table.c.deleted
+    )
+    rows = [ResourceRow(**row._mapping) for row in session.execute(statement)]
+    return [row for row in rows if not run or (row.project, row.spec["run"]) == (project, run)]
 
 
 def next_on_line(session: Session, project: str, start: str, maximum_step: int) -> ResourceRow | None:

@@ -88,10 +88,9 @@ class Collector:
 
     async def finish(self, project: str = "", run: str = "") -> None:
         """Sweep what is marked: of one run, or after a crash of all."""
-        marked = await self._db.read(lambda session: catalogue.in_states(session, _SWEEPS.keys()))
-        for row in marked:
-            if not run or (row.project, row.spec["run"]) == (project, run):
-                await self._sweep(row)
+        states = set(_SWEEPS)
+        for row in await self._db.read(lambda session: catalogue.in_states(session, states, project, run)):
+            await self._sweep(row)
 
     async def _decide(self, project: str, run: str) -> tuple[list[Decision], dict[str, ResourceRow]]:
         try:
@@ -99,27 +98,18 @@ class Collector:
         except NotFound:
             return [], {}
 
-        def look(session: Session) -> tuple[ResourceRow | None, list[ResourceRow]]:
-            return catalogue.find_run(session, project, run), catalogue.of_run(session, project, run, VISIBLE_STATES)
+        now = self._clock.now()
 
-        run_row, found = await self._db.read(look)
-        if run_row is None:
-            return [], {}
-        candidates = [self._candidate(checkpoint_of(row)) for row in found]
-        protected = {latest, head_of(run_row).checkpoint}
-        return decide(candidates, policy_of(run_row), latest=protected), {row.id: row for row in found}
+        def look(session: Session) -> tuple[list[Decision], dict[str, ResourceRow]]:
+            run_row = catalogue.find_run(session, project, run)
+            if run_row is None:
+                return [], {}
+            found = {row.id: row for row in catalogue.of_run(session, project, run, VISIBLE_STATES)}
+            candidates = [_candidate(checkpoint_of(row), now) for row in found.values()]
+            protected = {latest, head_of(run_row).checkpoint}
+            return decide(candidates, policy_of(run_row), latest=protected), found
 
-    def _candidate(self, checkpoint: Checkpoint) -> Candidate:
-        identity = checkpoint.identity
-        return Candidate(
-            id=identity.id,
-            step=identity.step,
-            epoch=identity.epoch,
-            intact=checkpoint.state is State.COMMITTED,
-            pinned=checkpoint.pinned,
-            leased=checkpoint.is_leased(self._clock.now()),
-            metrics=dict(checkpoint.committed.description.metrics),
-        )
+        return await self._db.read(look)
 
     async def _delete(self, row: ResourceRow) -> int:
         now = self._clock.now()
@@ -150,7 +140,7 @@ class Collector:
         def mark(session: Session) -> None:
             run_row = catalogue.run_row(session, project, run, now, for_update=True)
             epoch = head_of(run_row).epoch
-            for row in catalogue.of_run(session, project, run, {State.BEGUN}):
+            for row in catalogue.in_states(session, {State.BEGUN}, project, run):
                 is_stale = row.spec["epoch"] < epoch and row.created_at < stale
                 if is_stale or row.created_at < abandoned:
                     catalogue.set_state(session, row, State.ABANDONING, cause="NEVER_COMMITTED", now=now)
@@ -207,3 +197,16 @@ class Collector:
             if identity.id not in owned and modified < limit and not self._store.exists(identity.manifest_key):
                 self._store.delete_prefix(identity.prefix)
                 log.info("objects without a checkpoint removed", prefix=identity.prefix)
+
+
+def _candidate(checkpoint: Checkpoint, now: datetime) -> Candidate:
+    identity = checkpoint.identity
+    return Candidate(
+        id=identity.id,
+        step=identity.step,
+        epoch=identity.epoch,
+        intact=checkpoint.state is State.COMMITTED,
+        pinned=checkpoint.pinned,
+        leased=checkpoint.is_leased(now),
+        metrics=dict(checkpoint.committed.description.metrics),
+    )

@@ -15,7 +15,7 @@ from longhaul_core.db import Database, ResourceRow
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, LonghaulError
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
-from longhaul_core.manifests import write_manifest
+from longhaul_core.manifests import CommitAuthority, write_manifest
 from longhaul_core.objects.store import ObjectStore
 from sqlalchemy.orm import Session
 
@@ -186,7 +186,9 @@ class Commits:
         previous = head.previous_of(identity.epoch, parent)
         manifest = manifests.build(checkpoint, parts, description, previous)
         self._failpoints.reach(Point.COMMIT_BEFORE_MANIFEST)
-        await asyncio.to_thread(write_manifest, self._store, identity.manifest_key, manifest)
+        await asyncio.to_thread(
+            write_manifest, self._store, identity.manifest_key, manifest, authority=_authority(self._store)
+        )
         self._failpoints.reach(Point.COMMIT_AFTER_MANIFEST)
         now = self._clock.now()
         commitment = manifests.commitment_of(manifest, previous=previous, commit_time=now, verify_time=now, seen=seen)
@@ -221,6 +223,11 @@ class Commits:
                 action="raise the epoch before a step is saved again",
             )
         return row
+
+
+def _authority(store: ObjectStore) -> CommitAuthority:
+    """Return who keeps a second manifest out; without conditional writes it is this service, one flight at a time."""
+    return CommitAuthority.OBJECT_STORE if store.conditional_writes else CommitAuthority.DATABASE
 
 
 def _open(session: Session, project: str, identifier: str, run: str) -> tuple[ResourceRow, RunHead]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from longhaul_core.clock import Clock
@@ -32,7 +32,7 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 class Retention:
-    """Applies the policies: at once to runs that changed, now and then to all, since leases and ages end by time."""
+    """Applies the policies: soon to runs that changed, now and then to all, since leases and ages end by time."""
 
     def __init__(self, db: Database, clock: Clock, collector: Collector, full_round_seconds: float) -> None:
         self._db = db
@@ -43,28 +43,30 @@ class Retention:
         self._full_round_due = 0.0
 
     async def run(self, stop: asyncio.Event, interval_seconds: float) -> None:
-        """Go round after round; a store that fails is tried again."""
+        """Finish what a crash left marked, then go round after round; a store that fails is tried again."""
+        step: Callable[[], Awaitable[None]] = self._collector.finish
         while not stop.is_set():
             try:
-                await self.round()
+                await step()
             except LonghaulError as error:
                 log.warning("retention round failed", reason=error.reason, error=error.message)
             await pause(stop, interval_seconds)
+            step = self.round
 
     async def round(self) -> None:
         """Finish what is marked, then look at the runs that are due."""
         await self._collector.finish()
-        revision, changed = await self._db.read(lambda session: catalogue.runs_changed(session, self._seen))
-        for project, run in await self._due(changed):
+        revision, runs = await self._due()
+        for project, run in runs:
             await self._collector.collect(project, run, dry_run=False)
         self._seen = revision
 
-    async def _due(self, changed: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    async def _due(self) -> tuple[int, list[tuple[str, str]]]:
         now = self._clock.monotonic()
         if now < self._full_round_due:
-            return sorted(changed)
+            return await self._db.read(lambda session: catalogue.runs_changed(session, self._seen))
         self._full_round_due = now + self._full_round_seconds
-        return [(row.project, row.id) for row in await self._db.read(catalogue.runs)]
+        return await self._db.read(catalogue.all_runs)
 
 
 class Scrubber:

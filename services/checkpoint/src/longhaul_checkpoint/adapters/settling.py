@@ -45,7 +45,7 @@ class Settler:
 
         def look(session: Session) -> tuple[bool, list[ResourceRow]]:
             known = catalogue.find_run(session, project, run) is not None
-            return known, catalogue.of_run(session, project, run, {State.BEGUN}) if known else []
+            return known, catalogue.in_states(session, {State.BEGUN}, project, run) if known else []
 
         known, begun = await self._db.read(look)
         if known:

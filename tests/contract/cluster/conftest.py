@@ -108,7 +108,7 @@ async def handle(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 (any condition can be waited for)
                 await asyncio.sleep(0.02)
 
     return wait

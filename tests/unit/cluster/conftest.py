@@ -33,7 +33,7 @@ async def cluster(cluster_dir: Path) -> AsyncIterator[LocalCluster]:
 def eventually() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 (any condition can be waited for)
                 await asyncio.sleep(0.02)
 
     return wait

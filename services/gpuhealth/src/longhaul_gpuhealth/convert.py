@@ -112,7 +112,7 @@ def override_from(message: pb.NodeOverride) -> Override:
 def health_state(value: int) -> HealthState:
     """The state of an enum value. Raises `InvalidArgument`."""
     try:
-        return HealthState(pb.HealthState.Name(cast(pb.HealthState, value)).removeprefix("HEALTH_STATE_"))
+        return HealthState(pb.HealthState.Name(cast(Any, value)).removeprefix("HEALTH_STATE_"))
     except ValueError:
         raise InvalidArgument(f"{value} is no state", violations=[("states", f"{value} is no state")]) from None
 

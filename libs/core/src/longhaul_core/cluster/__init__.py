@@ -10,7 +10,9 @@ from longhaul_core.cluster.fake import FakeCluster
 from longhaul_core.cluster.local.client import LocalCluster
 from longhaul_core.cluster.model import (
     DEFAULT_NAMESPACE,
+    DISRUPTIONS,
     ClusterEvent,
+    Colocation,
     Condition,
     ConditionStatus,
     EventKind,
@@ -29,8 +31,10 @@ from longhaul_core.errors import InvalidArgument
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "DISRUPTIONS",
     "Cluster",
     "ClusterEvent",
+    "Colocation",
     "Condition",
     "ConditionStatus",
     "EventKind",

@@ -62,7 +62,7 @@ class FakeCluster:
 
     def kill_node(self, name: str) -> None:
         """The node stops answering; what ran there is unknown from now on."""
-        self._nodes[name] = replace(self._node(name), ready=False)
+        self._nodes[name] = replace(self._node(name), ready=False, silent_since=self.clock.now())
         self._board.node_changed(name)
         for pod in self._on(name):
             if pod.phase is PodPhase.RUNNING:
@@ -70,7 +70,7 @@ class FakeCluster:
 
     def restart_node(self, name: str) -> None:
         """The node comes back without the processes that it had."""
-        self._nodes[name] = replace(self._node(name), ready=True)
+        self._nodes[name] = replace(self._node(name), ready=True, silent_since=None)
         self._board.node_changed(name)
         for pod in self._on(name):
             if pod.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN):
@@ -93,6 +93,10 @@ class FakeCluster:
         return self._specs[self._pod(namespace, name).uid]
 
     # Cluster
+
+    def staleness(self) -> float:
+        """See `Cluster`."""
+        return 0.0
 
     async def list_nodes(self, labels: Mapping[str, str] | None = None) -> Sequence[Node]:
         """See `Cluster`."""

@@ -58,6 +58,18 @@ class PodReason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     NODE_LOST = "NodeLost"
     NODE_SHUTDOWN = "NodeShutdown"
+    PREEMPTED = "Preempted"
+    EVICTED = "Evicted"
+    OUT_OF_MEMORY = "OOMKilled"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    SECRET_MISSING = "SecretMissing"
+    CONTAINER_INVALID = "ContainerInvalid"
+    MOUNT_FAILED = "MountFailed"
+    GATED = "SchedulingGated"
+
+
+DISRUPTIONS = frozenset({PodReason.PREEMPTED, PodReason.EVICTED, PodReason.NODE_SHUTDOWN})
+"""Reasons for which somebody took the pod's place away; nothing failed."""
 
 
 class EventKind(StrEnum):
@@ -105,7 +117,9 @@ class Node:
     """A machine with GPUs.
 
     `ready` is what the cluster observes now and no part of `resource_version`, which changes with every change of the
-    marks.
+    marks. `silent_since` is when the cluster last began to hear nothing from the node; a node that is not ready but
+    says so itself is not silent. `gpus_total` are the GPUs that can be given to pods, `gpus_unhealthy` those that the
+    node has beside them.
     """
 
     name: str
@@ -119,6 +133,8 @@ class Node:
     annotations: Mapping[str, str] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     exporter_url: str = ""
+    gpus_unhealthy: int = 0
+    silent_since: datetime | None = None
 
     def condition(self, type_: str) -> Condition | None:
         """The condition of that type, if the node has one."""
@@ -143,8 +159,21 @@ class NodePatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Colocation:
+    """Keeps pods that carry `labels` on nodes that agree on the value of the label `topology_key` (a rack, a block)."""
+
+    topology_key: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class PodSpec:
-    """What to run. The fields after `env` matter only where pods are containers, except tolerations and selector."""
+    """What to run. The fields after `env` matter only where pods are containers, except tolerations and selector.
+
+    `resources` are quantities beside the GPUs (`{"memory": "64Gi", "rdma/hca": "1"}`), requested and limited alike;
+    `shared_memory_bytes` bounds /dev/shm, None leaves it to the pod's memory limit. `overlay` is a partial Kubernetes
+    pod laid over the one that is made from the other fields.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -162,11 +191,18 @@ class PodSpec:
     service_account: str = ""
     priority_class: str = ""
     overlay: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, str] = field(default_factory=dict)
+    shared_memory_bytes: int | None = None
+    pull_secrets: tuple[str, ...] = ()
+    colocation: Colocation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod as the cluster sees it now."""
+    """A pod as the cluster sees it now.
+
+    `deletion_deadline` is when the grace of a requested deletion ends, where the cluster tells.
+    """
 
     name: str
     uid: str
@@ -184,6 +220,12 @@ class Pod:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     deletion_requested: bool = False
+    deletion_deadline: datetime | None = None
+
+    @property
+    def disrupted(self) -> bool:
+        """Whether it was evicted, preempted or shut down with its node; that is no failure of what it ran."""
+        return self.reason in DISRUPTIONS
 
     @property
     def holds_gpus(self) -> bool:

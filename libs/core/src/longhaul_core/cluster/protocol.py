@@ -9,11 +9,17 @@ from longhaul_core.cluster.model import ClusterEvent, Node, NodePatch, Pod, PodS
 
 
 class Cluster(Protocol):
-    """Nodes and pods. Every call may raise `Unavailable`; none retries by itself.
+    """Nodes and pods. Every call may raise `Unavailable`, after a few tries of its own at most.
 
-    Reads see every write that was answered before them. Writers that race are told so (`Aborted`, `AlreadyExists`) and
-    read again.
+    Reads see every write that was answered before them; while a watch stands they may come from its cache, which sees
+    the writes of other clients with the hint that tells of them. A cache never forgets because the cluster is out of
+    reach: it is served with its age (`staleness`). Writers that race are told so (`Aborted`, `AlreadyExists`) and read
+    again.
     """
+
+    def staleness(self) -> float:
+        """Seconds since reads were last known to be current; 0 where every read asks the cluster."""
+        ...
 
     async def list_nodes(self, labels: Mapping[str, str] | None = None) -> Sequence[Node]:
         """All nodes that carry `labels`, by name; a node that does not answer is listed with `ready` False."""

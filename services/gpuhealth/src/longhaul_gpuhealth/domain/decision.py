@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 from longhaul_gpuhealth.domain.budget import Budget, Refusal
 from longhaul_gpuhealth.domain.model import Finding, HealthState, NodeVerdict
 from longhaul_gpuhealth.domain.record import NodeFacts, NodeRecord, Occurrence, Origin, Reason
-from longhaul_gpuhealth.domain.verbs import SERVICE_AUTHOR, Decision, Policy, in_state, orders, release, take_out
+from longhaul_gpuhealth.domain.verbs import (
+    SERVICE_AUTHOR,
+    Decision,
+    Policy,
+    move,
+    orders,
+    quarantine_reason,
+    release,
+    take_out,
+)
 
 DRY_RUN = "DRY_RUN"
 OPTED_OUT = "OPTED_OUT"
@@ -164,7 +173,7 @@ class _Step:
         record, now = self.record, self.situation.now
         verdict = self.situation.verdict
         if record.quarantine is not None:
-            self._move(HealthState.QUARANTINED, Reason("QUARANTINED", record.quarantine.cause, "repair and release it"))
+            self._move(HealthState.QUARANTINED, quarantine_reason(record.quarantine.cause))
             return
         calm = verdict.state in (HealthState.HEALTHY, HealthState.UNKNOWN)
         if calm and record.recovering_until is not None and now < record.recovering_until:
@@ -177,12 +186,8 @@ class _Step:
         self._move(verdict.state, reason_of(verdict, record))
 
     def _move(self, state: HealthState, reason: Reason) -> None:
-        if state is not self.record.state:
-            message = f"{self.record.state} -> {state}: {reason.message or reason.code}"
-            self.told.append(
-                Occurrence("STATE_CHANGED", reason.code, message, {"from": self.record.state, "to": state})
-            )
-        self.record = in_state(self.record, state, reason, self.situation.now)
+        self.record, told = move(self.record, state, reason, self.situation.now)
+        self.told.extend(told)
 
     def _adopt(self, decision: Decision) -> None:
         self.record, self.budget = decision.record, decision.budget

@@ -65,8 +65,9 @@ def release(record: NodeRecord, budget: Budget, policy: Policy, *, now: float, r
         recovering_until=now + policy.recovery_seconds,
         override=None if orders(record.override, HealthState.QUARANTINED) else record.override,
     )
-    changed = in_state(changed, HealthState.RECOVERING, Reason("RELEASED", f"released by {by}: {reason}"), now)
-    return Decision(changed, budget, (Occurrence("RELEASED", "OPERATOR", f"released by {by}: {reason}"),))
+    message = f"released by {by}: {reason}"
+    changed, told = move(changed, HealthState.RECOVERING, Reason("RELEASED", message), now)
+    return Decision(changed, budget, (Occurrence("RELEASED", "OPERATOR", message), *told))
 
 
 def acknowledge(record: NodeRecord, *, now: float, by: str, message: str) -> NodeRecord:
@@ -107,14 +108,24 @@ def take_out(
     if len(changed.quarantines) >= policy.offender_quarantines:
         message = f"quarantined {len(changed.quarantines)} times in seven days"
         told.append(Occurrence("REPEAT_OFFENDER", "HUMAN", message))
-    changed = in_state(changed, HealthState.QUARANTINED, Reason("QUARANTINED", cause, "repair and release it"), now)
-    return Decision(changed, budget, tuple(told))
+    changed, moved = move(changed, HealthState.QUARANTINED, quarantine_reason(cause), now)
+    return Decision(changed, budget, (*told, *moved))
 
 
-def in_state(record: NodeRecord, state: HealthState, reason: Reason, now: float) -> NodeRecord:
-    """The record in `state`; when it began changes only with the state."""
-    since = record.state_since if state is record.state else now
-    return replace(record, state=state, state_since=since, reason=reason)
+def quarantine_reason(cause: str) -> Reason:
+    """Why a node is QUARANTINED."""
+    return Reason("QUARANTINED", cause, "repair and release it")
+
+
+def move(
+    record: NodeRecord, state: HealthState, reason: Reason, now: float
+) -> tuple[NodeRecord, tuple[Occurrence, ...]]:
+    """The record in `state`, and what is to be told of it; when it began changes only with the state."""
+    if state is record.state:
+        return replace(record, reason=reason), ()
+    message = f"{record.state} -> {state}: {reason.message or reason.code}"
+    told = Occurrence("STATE_CHANGED", reason.code, message, {"from": record.state, "to": state})
+    return replace(record, state=state, state_since=now, reason=reason), (told,)
 
 
 def orders(override: Override | None, state: HealthState) -> bool:

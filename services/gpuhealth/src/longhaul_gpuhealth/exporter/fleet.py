@@ -1,4 +1,4 @@
-"""Pretend GPUs: plausible values that wander with a seeded jitter, and what events do to them. Pure; time is passed in."""
+"""Pretend GPUs: plausible values with a seeded jitter, and what events do to them. Pure; time is passed in."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Fleet:
         values: dict[str, float] = {}
         for metric in METRICS:
             if metric.kind == "counter":
-                value = math.floor(metric.per_second * load * now)
+                value = float(math.floor(metric.per_second * load * now))
             else:
                 wander = metric.jitter * (swing + noise.uniform(-0.5, 0.5)) if load else 0.0
                 value = metric.idle + (metric.busy - metric.idle) * load + wander
@@ -184,7 +184,7 @@ class Fleet:
                 if one.event.xid is not None and recent and one.concerns(node, gpu):
                     counts[gpu, one.event.xid] = counts.get((gpu, one.event.xid), 0) + 1
         if counts:
-            yield f"# HELP {name} Count of XID Errors within user-specified time window (see xid-count-window-size param)."
+            yield f"# HELP {name} Count of XID Errors within user-specified time window."
             yield f"# TYPE {name} gauge"
         for (gpu, xid), count in sorted(counts.items()):
             yield f'{name}{{{labels[gpu]},window_size_in_ms="{XID_WINDOW_SECONDS * 1000:.0f}",xid="{xid}"}} {count}'

@@ -52,7 +52,7 @@ class NodeScenario(_Section):
 
 
 class EventScenario(_Section):
-    """Something that befalls a node, `at` a time after the start or when it is triggered by name, for a while or for good.
+    """Something that befalls a node `at` a time after the start, or when triggered by name; for a while or for good.
 
     `gpu` None means all GPUs of the node. `signals` are set, `growth` is added to counters each second, `xid` is
     reported once, `exporter` changes how the node's exporter answers, `lost` takes the GPU out of its pages.

@@ -66,7 +66,7 @@ class Monitor:
                 await asyncio.wait([leading, stopped], return_when=asyncio.FIRST_COMPLETED)
                 leading.cancel()
                 await asyncio.wait([leading])
-                if not leading.cancelled():
+                if not leading.cancelled() and not stop.is_set():
                     _report(leading.exception())
                     await asyncio.wait([stopped], timeout=RETRY_SECONDS)
         finally:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class LocalCluster:
     _board: HintBoard = field(default_factory=HintBoard)
     _keeper: asyncio.Task[None] | None = None
     _readiness: dict[str, bool] = field(default_factory=dict)
+    _silences: dict[str, datetime] = field(default_factory=dict)
     _kept: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
@@ -42,17 +44,19 @@ class LocalCluster:
         store.prepare()
         return cls(store, clock)
 
+    def staleness(self) -> float:
+        """See `Cluster`."""
+        return 0.0
+
     async def list_nodes(self, labels: Mapping[str, str] | None = None) -> Sequence[Node]:
         """See `Cluster`."""
         records = await asyncio.to_thread(self._load_nodes)
         chosen = [record for record in records if matches(record.labels, labels)]
-        ready = await asyncio.gather(*(self._link(record.name).answers() for record in chosen))
-        return [record.observed(ready=is_ready) for record, is_ready in zip(chosen, ready, strict=True)]
+        return await asyncio.gather(*(self._seen(record) for record in chosen))
 
     async def get_node(self, name: str) -> Node:
         """See `Cluster`."""
-        record = await asyncio.to_thread(self.store.load_node, name)
-        return record.observed(ready=await self._link(name).answers())
+        return await self._seen(await asyncio.to_thread(self.store.load_node, name))
 
     async def patch_node(self, name: str, patch: NodePatch, *, expected_version: str | None = None) -> Node:
         """See `Cluster`."""
@@ -70,7 +74,7 @@ class LocalCluster:
 
         record = await asyncio.to_thread(self.store.change_node, name, change, expected_version)
         await self._announce(name, Operation.ANNOUNCE, node_hint(name))
-        return record.observed(ready=await self._link(name).answers())
+        return await self._seen(record)
 
     async def create_pod(self, spec: PodSpec) -> Pod:
         """See `Cluster`."""
@@ -150,6 +154,13 @@ class LocalCluster:
         await self._stop_keeper()
         await asyncio.gather(*(link.close() for link in self._links.values()))
         self._links.clear()
+
+    async def _seen(self, record: NodeRecord) -> Node:
+        """The node with its liveness now."""
+        if await self._link(record.name).answers():
+            self._silences.pop(record.name, None)
+            return record.observed(ready=True)
+        return record.observed(ready=False, silent_since=self._silences.setdefault(record.name, self.clock.now()))
 
     def _load_nodes(self) -> list[NodeRecord]:
         return [self.store.load_node(name) for name in self.store.node_names()]

@@ -117,7 +117,7 @@ async def run_node(settings: NodeSettings, clock: Clock) -> None:
         pods.recover()
         port = await server.start(pods)
         store.write_endpoint(settings.name, Endpoint(port, server.token, os.getpid()))
-        log.info("node_started", node=settings.name, gpus=settings.gpus, port=port)
+        log.info("node started", node=settings.name, gpus=settings.gpus, port=port)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -128,7 +128,7 @@ async def run_node(settings: NodeSettings, clock: Clock) -> None:
             await pods.shut_down(SHUTDOWN_GRACE_SECONDS)
             await server.close()
             store.layout.endpoint(settings.name).unlink(missing_ok=True)
-            log.info("node_stopped", node=settings.name)
+            log.info("node stopped", node=settings.name)
 
 
 async def _sweep_until(stop: asyncio.Event, pods: NodePods) -> None:

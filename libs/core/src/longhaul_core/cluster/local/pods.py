@@ -132,7 +132,7 @@ class NodePods:
         write_status(folder, stored.status)
         pod.watcher = asyncio.create_task(self._watch(pod), name=f"pod {spec.name}")
         self.notify(stored)
-        log.info("pod_started", pod=spec.name, namespace=spec.namespace, uid=uid, pid=process.pid)
+        log.info("pod started", pod=spec.name, namespace=spec.namespace, uid=uid, pid=process.pid)
 
     def _free_gpus(self) -> tuple[int, ...]:
         taken = {index for pod in self.running.values() for index in pod.gpu_indices}
@@ -173,7 +173,7 @@ class NodePods:
         )
         write_status(folder, ended)
         self.notify(stored)
-        log.info("pod_ended", pod=stored.record.spec.name, uid=stored.record.uid, reason=reason, exit_code=exit_code)
+        log.info("pod ended", pod=stored.record.spec.name, uid=stored.record.uid, reason=reason, exit_code=exit_code)
 
     def _remove(self, stored: StoredPod) -> None:
         spec = stored.record.spec

@@ -29,7 +29,7 @@ class NodeRecord:
     conditions: tuple[Condition, ...] = ()
     exporter_url: str = ""
 
-    def observed(self, *, ready: bool) -> Node:
+    def observed(self, *, ready: bool, silent_since: datetime | None = None) -> Node:
         """The node as callers see it."""
         return Node(
             name=self.name,
@@ -43,6 +43,7 @@ class NodeRecord:
             annotations=self.annotations,
             conditions=self.conditions,
             exporter_url=self.exporter_url,
+            silent_since=silent_since,
         )
 
 

@@ -45,7 +45,7 @@ def commit(store: ObjectStore, row: ResourceRow, results: Sequence[Mapping[str, 
     samples = merge_samples(results, spec.cleaning.drop_samples)
     lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in samples)
     parts.append(put_part(store, f"{prefix}/{SAMPLES}", lines.encode()))
-    names = [part.key.removeprefix(prefix) + part.digest for part in parts]
+    names = [part.key.rpartition("/")[2] + part.digest for part in parts]
     manifest = Manifest(
         kind="Dataset",
         name=f"projects/{row.project}/datasets/{row.id}",

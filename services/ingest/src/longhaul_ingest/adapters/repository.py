@@ -62,6 +62,11 @@ def prefix_of(row: ResourceRow) -> str:
     return dataset_prefix(row.project, row.id, row.fingerprint)
 
 
+def parts_of(row: ResourceRow) -> str:
+    """Where the present attempt writes its parts, so that what is left of an earlier one is never in its way."""
+    return f"{prefix_of(row)}/parts-{status_of(row).attempt}"
+
+
 def create(
     session: Session, project: str, id: str, spec: Mapping[str, Any], request_id: str, now: datetime
 ) -> ResourceRow:
@@ -135,12 +140,16 @@ class Setback:
 
 def record_setback(
     session: Session, claim: Claim, setback: Setback, *, attempts: int, allowed: int, now: datetime
-) -> None:
-    """Queue a shard again, or set it aside after `attempts`; more than `allowed` lost shards fail the ingestion."""
+) -> ResourceRow | None:
+    """Queue a shard again, or set it aside after `attempts`; more than `allowed` lost shards fail the ingestion.
+
+    Returns:
+        The ingestion where this ended it.
+    """
     job = JobKey.parse(claim.job)
     row = _expect(session, job, JobState.RUNNING)
     if row is None:
-        return
+        return None
     status = status_of(row)
     deaths = status.deaths.get(str(claim.index), 0) + 1
     status = replace(status, deaths={**status.deaths, str(claim.index): deaths})
@@ -154,8 +163,7 @@ def record_setback(
         lost = f"shard {claim.index} at {setback.where}, {deaths} times: {setback.message}"
         status = replace(status, lost=(*status.lost, lost))
     resources.update(session, row, status=status.to_dict(), now=now)
-    if len(status.lost) > allowed:
-        end(session, job, _lost_shards(status, setback), now)
+    return end(session, job, _lost_shards(status, setback), now) if len(status.lost) > allowed else None
 
 
 def show_progress(
@@ -170,15 +178,16 @@ def show_progress(
         resources.update(session, row, status=status.to_dict(), now=now)
 
 
-def end(session: Session, job: JobKey, reason: Reason, now: datetime) -> None:
-    """To FAILED, unless the ingestion has ended already; the work on its shards becomes stale."""
+def end(session: Session, job: JobKey, reason: Reason, now: datetime) -> ResourceRow | None:
+    """To FAILED, unless the ingestion has ended already (None); the work on its shards becomes stale."""
     row = _expect(session, job, JobState.QUEUED, JobState.RUNNING)
     if row is None:
-        return
+        return None
     queue.discard(session, str(job))
     status = status_of(row).ended(now, reason)
     row = resources.update(session, row, state=JobState.FAILED, status=status.to_dict(), now=now)
     _log_state(session, row, reason.code, reason.message, now)
+    return row
 
 
 def succeed(session: Session, job: JobKey, manifest: Manifest, tally: Mapping[str, Any], now: datetime) -> None:
@@ -217,15 +226,16 @@ def request_cancel(session: Session, project: str, id: str, now: datetime) -> Re
     return row
 
 
-def finish_cancel(session: Session, job: JobKey, now: datetime) -> None:
-    """CANCELLING to CANCELLED."""
+def finish_cancel(session: Session, job: JobKey, now: datetime) -> ResourceRow | None:
+    """CANCELLING to CANCELLED; None where another replica was first."""
     row = _expect(session, job, JobState.CANCELLING)
     if row is None:
-        return
+        return None
     reason = Reason("CANCELLED", "Cancelled by a user.", "Create it again to start over.")
     status = status_of(row).ended(now, reason)
     row = resources.update(session, row, state=JobState.CANCELLED, status=status.to_dict(), now=now)
     _log_state(session, row, "USER", "cancelled", now)
+    return row
 
 
 def _expect(session: Session, job: JobKey, *states: JobState) -> ResourceRow | None:

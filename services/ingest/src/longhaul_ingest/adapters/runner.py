@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import commit, find_committed, spec_of
+from longhaul_ingest.adapters.endings import Endings
 from longhaul_ingest.adapters.failpoints import Point
 from longhaul_ingest.adapters.inventory import list_files
 from longhaul_ingest.adapters.repository import SHARDS, JobKey
@@ -39,7 +40,8 @@ class Runner:
     def __init__(self, world: World, limits: Limits) -> None:
         self._world = world
         self._limits = limits
-        self._shards = ShardWorker(world, limits)
+        self._endings = Endings(world)
+        self._shards = ShardWorker(world, limits, self._endings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._rates: dict[str, RateWindow] = {}
         self._shown = 0.0
@@ -114,18 +116,14 @@ class Runner:
         log.info("dataset committed", dataset=manifest.name, digest=manifest.digest, counts=dict(manifest.counts))
 
     async def _end(self, job: JobKey, reason: Reason) -> None:
-        now = self._world.clock.now()
         await self._shards.abandon(job)
-        await self._world.db.run(lambda session: repository.end(session, job, reason, now))
+        await self._endings.fail(job, reason)
         self._rates.pop(str(job), None)
-        self._world.measures.ended.labels(JobState.FAILED.value, reason.code).inc()
 
     async def _cancel(self, job: JobKey) -> None:
-        now = self._world.clock.now()
         await self._shards.abandon(job)
-        await self._world.db.run(lambda session: repository.finish_cancel(session, job, now))
+        await self._endings.cancel(job)
         self._rates.pop(str(job), None)
-        self._world.measures.ended.labels(JobState.CANCELLED.value, "CANCELLED").inc()
 
     async def _claim(self) -> None:
         """Take as many shards as there are free workers."""

@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import spec_of
+from longhaul_ingest.adapters.endings import Endings
 from longhaul_ingest.adapters.failpoints import Point
-from longhaul_ingest.adapters.repository import JobKey, Setback, prefix_of
+from longhaul_ingest.adapters.repository import JobKey, Setback, parts_of
 from longhaul_ingest.adapters.tasks import run_shard
 from longhaul_ingest.adapters.world import Limits, World
 from longhaul_ingest.domain.ingestion import INGESTION, JobState, Reason
@@ -35,9 +36,10 @@ RETRY_SECONDS = 3.0
 class ShardWorker:
     """Works on the shards that this replica claimed."""
 
-    def __init__(self, world: World, limits: Limits) -> None:
+    def __init__(self, world: World, limits: Limits, endings: Endings) -> None:
         self._world = world
         self._limits = limits
+        self._endings = endings
         self._tasks: dict[str, set[asyncio.Task[Any]]] = defaultdict(set)
         self._live: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
 
@@ -125,7 +127,7 @@ class ShardWorker:
             "filters": [item.model_dump(mode="json") for item in spec.cleaning.filters],
             "drop_samples": spec.cleaning.drop_samples,
             "store_url": self._limits.store_url,
-            "prefix": prefix_of(row),
+            "prefix": parts_of(row),
         }
 
     async def _settle_error(self, claim: Claim, error: RemoteTaskError) -> None:
@@ -134,10 +136,9 @@ class ShardWorker:
             await self._record_setback(claim, error.reason, error.message, RETRY_SECONDS)
             return
         log.warning("shard failed", job=claim.job, shard=claim.index, reason=error.reason, error=error.message)
-        job, now = JobKey.parse(claim.job), self._world.clock.now()
-        await self._world.db.run(lambda session: repository.end(session, job, Reason.of(error), now))
-        self._world.measures.ended.labels(JobState.FAILED.value, error.reason).inc()
+        job = JobKey.parse(claim.job)
         await self.abandon(job)
+        await self._endings.fail(job, Reason.of(error))
 
     async def _record_setback(self, claim: Claim, reason: str, message: str, delay_seconds: float = 0.0) -> None:
         row = await self._row(JobKey.parse(claim.job))
@@ -148,11 +149,11 @@ class ShardWorker:
         log.warning("shard set back", job=claim.job, shard=claim.index, where=where, reason=reason, error=message)
         now, attempts, allowed = self._world.clock.now(), self._limits.shard_attempts, spec_of(row).maximum_lost_shards
 
-        def transact(session: Session) -> None:
-            repository.record_setback(session, claim, setback, attempts=attempts, allowed=allowed, now=now)
+        def transact(session: Session) -> ResourceRow | None:
+            return repository.record_setback(session, claim, setback, attempts=attempts, allowed=allowed, now=now)
 
         with suppress(Aborted):
-            await self._world.db.run(transact)
+            await self._endings.follow(await self._world.db.run(transact))
 
     async def _give_back(self, claim: Claim) -> None:
         with suppress(LonghaulError):  # the job is gone, or the claim; the lease ends the rest

@@ -83,6 +83,7 @@ async def test_lost_database_is_read_back_from_the_manifests(serve, tmp_path):
     for path in (tmp_path / "checkpoint").iterdir():
         path.unlink()
     async with serve() as client:
+        await client.retain(keep_last=5)
         await client.call("RegisterEpoch", pb.RegisterEpochRequest(training_run=RUN, epoch=2))
         latest = await client.latest()
         assert (latest.step, latest.epoch, dict(latest.metrics)) == (20, 1, {"loss": 20.0})

@@ -1,7 +1,7 @@
 """The evaluation service over gRPC, beside a real checkpoint service and training and corpus services made here."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 
 @pytest.fixture
-async def upstream(tmp_path: Path) -> AsyncIterator[Upstream]:
+async def upstream(tmp_path: Path, free_port: int) -> AsyncIterator[Upstream]:
     """The services that evaluation needs; their addresses outlive it."""
     store = FilesystemStore.open(tmp_path / "objects")
     training, corpus = FakeTraining(store), FakeCorpus()
@@ -33,16 +33,22 @@ async def upstream(tmp_path: Path) -> AsyncIterator[Upstream]:
     )
     settings = CheckpointSettings(
         data_dir=tmp_path,
-        listen_address="127.0.0.1:0",
+        listen_address=f"127.0.0.1:{free_port}",
         metrics_address="",
         log_level="error",
         retention_interval_seconds=1e6,
         stale_seconds=0.0,
     )
-    store_service = running_service(settings, checkpoint_app.build)
-    async with fakes as fake, store_service as checkpoint, connect(checkpoint) as channel:
-        addresses = {"training_address": fake, "corpus_address": fake, "checkpoint_address": checkpoint}
-        yield Upstream(store, training, corpus, CheckpointServiceStub(channel), addresses)
+    async with fakes as fake, AsyncExitStack() as checkpoint_service:
+
+        async def restart() -> str:
+            await checkpoint_service.aclose()
+            return await checkpoint_service.enter_async_context(running_service(settings, checkpoint_app.build))
+
+        address = await restart()
+        addresses = {"training_address": fake, "corpus_address": fake, "checkpoint_address": address}
+        async with connect(address) as channel:
+            yield Upstream(store, training, corpus, CheckpointServiceStub(channel), addresses, restart)
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ async def client(serve: Serve) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def process(tmp_path: Path, free_port: int) -> Iterator[Process]:
-    service = Process(tmp_path, free_port)
+def process(tmp_path: Path) -> Iterator[Process]:
+    service = Process(tmp_path)
     yield service
     service.stop()

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from longhaul.training.v1 import task_pb2, task_pb2_grpc, training_run_pb2, trai
 from longhaul_core.digests import hash_bytes
 from longhaul_core.manifests import Manifest, put_part, write_manifest
 from longhaul_core.objects import FilesystemStore
-from longhaul_core.rpc.client import connect_sync, rpc_errors
+from longhaul_core.rpc.client import rpc_errors
 from longhaul_core.tasks import ItemScore, ScoreArguments, ScoreResult, TaskScore
 
 RUN = "projects/demo/trainingRuns/r1"
@@ -205,7 +205,8 @@ class Upstream:
     training: FakeTraining
     corpus: FakeCorpus
     checkpoints: CheckpointServiceStub
-    addresses: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, str]
+    restart_checkpoints: Callable[[], Awaitable[str]]
 
     async def save(self, step: int, epoch: int = 1) -> checkpoint_pb2.Checkpoint:
         """Commit a checkpoint, as a trainer would."""
@@ -288,18 +289,15 @@ class Client:
 class Process:
     """The evaluation service as a process that kills itself at a failpoint."""
 
-    def __init__(self, data_dir: Path, port: int) -> None:
+    def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self.address = f"127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGHAUL_")}
-        own = {"data_dir": str(self._data_dir), "listen_address": self.address, "metrics_address": "", **settings}
+        own = {"data_dir": str(self._data_dir), "listen_address": "127.0.0.1:0", "metrics_address": "", **settings}
         environment |= {f"LONGHAUL_{name.upper()}": value for name, value in own.items()}
         self._process = subprocess.Popen([sys.executable, "-m", "longhaul_evaluation"], env=environment)
-        with connect_sync(self.address) as channel:
-            grpc.channel_ready_future(channel).result(timeout=30)
 
     def was_killed(self) -> bool:
         assert self._process is not None

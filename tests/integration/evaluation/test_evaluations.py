@@ -127,7 +127,7 @@ async def test_cancel_ends_the_task_and_the_evaluation(client, upstream):
 async def test_tasks_are_asked_for_no_more_than_allowed_at_a_time(serve, upstream):
     upstream.training.hold = True
     upstream.corpus.commit(upstream.store)
-    async with serve(maximum_running=2) as client:
+    async with serve(score_concurrency=2) as client:
         for step in (10, 20, 30):
             await upstream.save(step)
             await client.create(f"e{step}", step)

@@ -93,7 +93,18 @@ async def test_cancelled_suite_ends_its_evaluations_and_takes_no_more(client, up
     assert [it.status.state for it in await client.list_evaluations()] == [common.JOB_STATE_CANCELLED]
 
 
-async def test_checkpoint_store_that_restarts_loses_no_commit(serve, upstream):
+async def test_commits_before_and_after_a_restart_of_the_checkpoint_store_are_evaluated_once(client, upstream):
+    upstream.corpus.commit(upstream.store)
+    await client.create_suite()
+    await upstream.save(10)
+    await eventually(lambda: _evaluated(client, [10]))
+    await upstream.restart_checkpoints()
+    await upstream.save(20)
+    await eventually(lambda: _evaluated(client, [10, 20]))
+    assert len(upstream.training.creates) == 2
+
+
+async def test_commit_while_evaluation_is_down_is_evaluated_when_it_is_back(serve, upstream):
     upstream.corpus.commit(upstream.store)
     async with serve() as client:
         await client.create_suite()

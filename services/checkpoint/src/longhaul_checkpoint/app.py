@@ -38,7 +38,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     settler = Settler(db, store, clock)
     inspector = Inspector(db, store, clock, verifier, settler, instruments, settings.reverify_seconds)
     limits = CollectorLimits(settings.stale_seconds, settings.abandoned_seconds)
-    collector = Collector(db, store, clock, inspector, limits, instruments, failpoints)
+    collector = Collector(db, store, clock, settler, inspector, limits, instruments, failpoints)
     commits = Commits(db, store, clock, verifier, settler, instruments, failpoints)
     training = connect(
         settings.training_address, token=settings.api_token.get_secret_value() or None, tls_ca=settings.tls_ca
@@ -46,7 +46,6 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     servicer = CheckpointServicer(
         Parts(
             db=db,
-            clock=clock,
             commits=commits,
             inspector=inspector,
             collector=collector,

@@ -10,7 +10,6 @@ import grpc
 from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
 from longhaul.checkpoint.v1 import checkpoint_pb2_grpc
 from longhaul.common.v1 import resource_pb2
-from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.rpc.bookmarks import with_bookmarks
@@ -37,7 +36,6 @@ class Parts:
     """What the servicer delegates to."""
 
     db: Database
-    clock: Clock
     commits: Commits
     inspector: Inspector
     collector: Collector
@@ -147,13 +145,7 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
     async def SetRetention(self, request: pb.SetRetentionRequest, context: Context) -> pb.Retention:
         run = convert.run_of(request.retention.training_run, "retention.training_run")
         policy = convert.policy_of(request.retention)
-        now = self._parts.clock.now()
-
-        def transact(session: Session) -> None:
-            row = catalogue.run_row(session, run.project, run.id, now, for_update=True)
-            catalogue.save_run(session, row, policy=policy, now=now)
-
-        await self._parts.db.run(transact)
+        await self._parts.collector.set_policy(run.project, run.id, policy)
         return convert.policy_to_proto(policy, run)
 
     async def GetRetention(self, request: pb.GetRetentionRequest, context: Context) -> pb.Retention:

@@ -45,7 +45,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     )
     suites = Suites(db, clock, checkpoints, Runs(training), evaluation_alarm, failpoints)
     evaluation_loop = EvaluationLoop(
-        db, scoring, evaluation_alarm, hints, instruments, settings.maximum_running, settings.poll_seconds
+        db, scoring, evaluation_alarm, hints, instruments, settings.score_concurrency, settings.poll_seconds
     )
     suite_loop = SuiteLoop(db, suites, suite_alarm, Followers(suites, settings.retry_seconds), settings.poll_seconds)
     servicer = EvaluationServicer(db, clock, Reports(db, context.objects), evaluation_alarm)

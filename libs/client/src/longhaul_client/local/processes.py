@@ -42,6 +42,8 @@ def service_environment(layout: Layout, service: str) -> dict[str, str]:
         LONGHAUL_METRICS_ADDRESS=layout.metrics_addresses[service],
         LONGHAUL_DATA_DIR=str(layout.data_dir),
         LONGHAUL_WORKERS=str(layout.options.workers),
+        LONGHAUL_SCORE_GPUS="0",  # pretend nodes score on the CPU, beside training and not after it
+        LONGHAUL_SCORE_CONCURRENCY="1",
     )
     return environment
 

@@ -24,9 +24,10 @@ from longhaul_checkpoint.adapters.failpoints import Point
 from longhaul_checkpoint.adapters.inspection import Inspector
 from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.records import checkpoint_of, head_of, policy_of
+from longhaul_checkpoint.adapters.settling import Settler
 from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Identity, State
-from longhaul_checkpoint.domain.naming import run_prefix, split_step_id
-from longhaul_checkpoint.domain.retention import Candidate, Decision, decide
+from longhaul_checkpoint.domain.naming import checked_run, run_prefix, split_step_id
+from longhaul_checkpoint.domain.retention import Candidate, Decision, RetentionPolicy, decide
 
 log = get_logger(__name__)
 
@@ -61,6 +62,7 @@ class Collector:
         db: Database,
         store: ObjectStore,
         clock: Clock,
+        settler: Settler,
         inspector: Inspector,
         limits: CollectorLimits,
         instruments: Instruments,
@@ -69,13 +71,28 @@ class Collector:
         self._db = db
         self._store = store
         self._clock = clock
+        self._settler = settler
         self._inspector = inspector
         self._limits = limits
         self._instruments = instruments
         self._failpoints = failpoints
 
+    async def set_policy(self, project: str, run: str, policy: RetentionPolicy) -> None:
+        """Set the policy of a run, which may not exist yet. What its manifests say is read back first."""
+        checked_run(run)
+        await self._settler.settle_run(project, run)
+        now = self._clock.now()
+
+        def transact(session: Session) -> None:
+            row = catalogue.run_row(session, project, run, now, for_update=True)
+            catalogue.save_run(session, row, policy=policy, now=now)
+
+        await self._db.run(transact)
+
     async def collect(self, project: str, run: str, *, dry_run: bool) -> Round:
         """Apply the policy of one run now, or say what it would delete."""
+        if await self._db.read(lambda session: catalogue.find_run(session, project, run)) is None:
+            return Round((), 0)
         decisions, rows = await self._decide(project, run)
         expired = [rows[decision.id] for decision in decisions if not decision.keep]
         size = sum(checkpoint_of(row).committed.size_bytes for row in expired)

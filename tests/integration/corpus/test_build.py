@@ -238,8 +238,9 @@ def _check_tasks(store: FilesystemStore, manifest: Manifest) -> None:
     for name, task in extra["eval_tasks"].items():
         items = rows(store, task["key"])
         assert len(items) == task["items"] > 0
-        assert {item["cluster"] for item in items} <= clusters["valid"]
+        assert {int(item["cluster"]) for item in items} <= clusters["valid"]
         assert task["kind"] == name
+        assert len({item["id"] for item in items}) == len(items)
     texts = {document.id: document.text for document in library_documents()}
     training = {gram for row in accounting if row["outcome"] == "train" for gram in _grams(texts[row["id"]])}
     for item in rows(store, extra["eval_tasks"]["cloze"]["key"]):

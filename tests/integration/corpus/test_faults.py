@@ -12,7 +12,7 @@ from longhaul_core.errors import LonghaulError
 from longhaul_core.manifests import read_manifest
 from longhaul_core.rpc.client import connect, rpc_errors
 
-from tests.integration.corpus.conftest import Place
+from tests.integration.corpus.conftest import Place, serve_corpus
 from tests.integration.corpus.support import Client, Process, spec, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -69,6 +69,15 @@ async def test_service_killed_in_every_phase_resumes_and_gives_the_same_token_se
             assert await content_digest(second, "killed") == await content_digest(client, "unbroken")
     finally:
         process.stop()
+
+
+async def test_replica_that_drains_hands_its_work_to_the_other(client: Client, place: Place) -> None:
+    async with serve_corpus(place) as other:
+        await other.create("handed", spec())
+        await until(lambda: other.get("handed"), lambda build: build.status.progress.phase == "tokenizer")
+    done = await client.ended("handed")
+    assert done.status.state == resource_pb2.JOB_STATE_SUCCEEDED, done.status.reason
+    assert await content_digest(client, "handed") == await content_digest(client, "unbroken")
 
 
 async def _create(client: Client) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from longhaul_corpus.domain.contamination import (
     COMMON_DOCUMENTS,
     EvaluationItem,
@@ -13,7 +12,9 @@ from longhaul_corpus.domain.contamination import (
     index_items,
     join_matches,
     match_document,
+    spans_of,
     summarise,
+    tasks_by_document,
     without_common,
 )
 from longhaul_corpus.domain.cutting import LEAST_CHARACTERS, cut_sentences
@@ -69,6 +70,13 @@ def test_report_tells_question_from_answer_and_counts_documents() -> None:
     assert summarise(asked, index, 0).items_hit_in_question == 1
 
 
+def test_tasks_of_a_document_are_those_whose_items_it_holds() -> None:
+    shared = EvaluationItem(QUESTION, "")
+    index = index_items([[shared], [EvaluationItem(FILLER, "")], [shared]], 13)
+    matches = match(["other", QUESTION, f"{FILLER} and {QUESTION}"], index)
+    assert tasks_by_document(matches, index) == {1: [0, 2], 2: [0, 1, 2]}
+
+
 def test_item_below_the_gram_length_is_matched_whole_from_eight_words() -> None:
     eight = " ".join(QUESTION.split()[:8])
     seven = " ".join(ANSWER.split()[:7])
@@ -97,14 +105,12 @@ def test_cut_takes_out_the_sentences_of_the_span_only() -> None:
     before, after = "Before it. " + "x " * LEAST_CHARACTERS + "so. ", "\nAfter it stays. The end."
     text = f"{before}It was said: 3.5 times {QUESTION}! {after}"
     index = index_items([[EvaluationItem(QUESTION, "")]], 13)
-    matches = match_document(0, simplified_bytes(text), index)
-    spans = [(int(start), 13) for start in matches.positions]
-    left = cut_sentences(text, spans)
+    matches = match(["other", text, QUESTION], index)
+    left = cut_sentences(text, spans_of(matches, index, 1))
     assert left is not None
     assert "qa" not in left
     assert left.startswith("Before it.")
     assert left.endswith("After it stays. The end.")
-    assert np.array(spans).size
 
 
 def test_cut_that_leaves_too_little_gives_nothing() -> None:

@@ -20,11 +20,11 @@ from tests.unit.corpus.texts import library_texts
 
 
 def documents(count: int) -> list[HeldOutDocument]:
-    return [HeldOutDocument(f"d{number}", text, number) for number, text in enumerate(library_texts()[:count])]
+    return [HeldOutDocument(f"d{number}", text, str(number)) for number, text in enumerate(library_texts()[:count])]
 
 
 def test_text_items_are_bounded_beginnings_of_the_documents() -> None:
-    held_out = [*documents(20), HeldOutDocument("empty", " \n", 99)]
+    held_out = [*documents(20), HeldOutDocument("empty", " \n", "99")]
     items = text_items(held_out, 100)
     assert [item.id for item in items] == [document.id for document in documents(20)]
     for item, document in zip(items, held_out, strict=False):
@@ -63,7 +63,9 @@ def test_cloze_items_are_the_same_for_the_same_seed() -> None:
 
 
 def test_cloze_items_need_as_many_clusters_as_choices() -> None:
-    same = [HeldOutDocument(document.id, document.text, number % 3) for number, document in enumerate(documents(20))]
+    same = [
+        HeldOutDocument(document.id, document.text, str(number % 3)) for number, document in enumerate(documents(20))
+    ]
     assert cloze_items(same, 10, 4, seed=1) == []
     assert len(cloze_items(same, 10, 3, seed=1)) == 10
 
@@ -101,6 +103,7 @@ GOOD = {"context": "a b", "choices": ["c", "d"], "gold": 1}
         (lines({**GOOD, "context": ""}), 1, "`context` is not a text"),
         (lines({"text": 3}), 1, "`text` is not a text"),
         (lines(GOOD, {"text": "x"}), 2, "it is a bits_per_byte item among cloze items"),
+        (lines({**GOOD, "id": "x"}, {**GOOD, "id": "x"}), 2, "the id 'x' occurs twice"),
         ([], 0, "it holds no item"),
     ],
 )

@@ -87,7 +87,7 @@ def test_encoder_ends_each_document_and_keeps_every_byte(trained: Tokenizer) -> 
 
 
 @given(st.text(max_size=200) | st.text("ab 1'st\n\t!", max_size=200))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("digits", ["individual", "none"])
 def test_fast_engine_gives_the_same_ids_for_any_text(by_digits: dict[str, Tokenizer], digits: str, text: str) -> None:
     fast = fast_encoding(by_digits[digits])

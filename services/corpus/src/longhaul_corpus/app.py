@@ -19,8 +19,9 @@ from longhaul_core.ids import new_uid
 from longhaul_core.metrics import Metrics
 from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
+from prometheus_client import Gauge
 
-from longhaul_corpus.adapters.builds import Builds
+from longhaul_corpus.adapters.builds import BuildMetrics, Builds
 from longhaul_corpus.adapters.inputs import Inputs
 from longhaul_corpus.adapters.reconciler import Reconciler
 from longhaul_corpus.adapters.records import BUILD, TOKENIZER, context_of
@@ -54,9 +55,9 @@ async def build(context: ServiceContext) -> ServiceDefinition:
 
     owner = f"{context.address}/{new_uid()}"
     runner = Runner(db, engine, {BUILD: assign_build, TOKENIZER: assign}, owner, _runner_metrics(context.metrics))
-    builds = Builds(db, context.clock, inputs, runner, context.objects.delete_prefix)
+    builds = Builds(db, context.clock, inputs, runner, context.objects.delete_prefix, _build_metrics(context.metrics))
     tokenizers = Tokenizers(db, context.clock, inputs)
-    reconciler = Reconciler(db, runner, datasets, {BUILD: builds, TOKENIZER: tokenizers})
+    reconciler = Reconciler(db, runner, datasets, {BUILD: builds, TOKENIZER: tokenizers}, _jobs_gauge(context.metrics))
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         build_requests = BuildRequests(db, context.objects, context.clock, reconciler.poke)
@@ -86,6 +87,17 @@ async def build(context: ServiceContext) -> ServiceDefinition:
             await channel.close(None)
 
     return ServiceDefinition(register=register, background=(work, reconcile), on_drain=runner.drain)
+
+
+def _build_metrics(metrics: Metrics) -> BuildMetrics:
+    return BuildMetrics(
+        documents=metrics.counter("documents", "Documents of finished builds, by outcome.", ("outcome",)),
+        tokens=metrics.counter("tokens", "Tokens of finished builds, by split.", ("split",)),
+    )
+
+
+def _jobs_gauge(metrics: Metrics) -> Gauge:
+    return metrics.gauge("jobs", "Jobs that are not at their end, by kind and state.", ("kind", "state"))
 
 
 def _runner_metrics(metrics: Metrics) -> RunnerMetrics:

@@ -7,12 +7,14 @@ killed in between, never do a step twice.
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, events, queue, resources
 from longhaul_core.logging import get_logger
+from prometheus_client import Counter
 from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.inputs import Found, Inputs
@@ -47,17 +49,32 @@ _PROGRESS_SECONDS = 1.0
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class BuildMetrics:
+    """What finished builds are counted by."""
+
+    documents: Counter
+    tokens: Counter
+
+
 class Builds:
     """Steps of corpus builds."""
 
     def __init__(
-        self, db: Database, clock: Clock, inputs: Inputs, runner: Runner, discard: Callable[[str], int]
+        self,
+        db: Database,
+        clock: Clock,
+        inputs: Inputs,
+        runner: Runner,
+        discard: Callable[[str], int],
+        metrics: BuildMetrics,
     ) -> None:
         self._db = db
         self._clock = clock
         self._inputs = inputs
         self._runner = runner
         self._discard_objects = discard
+        self._metrics = metrics
 
     async def step(self, row: ResourceRow) -> bool:
         """Move one build as far as it goes now; tells whether it changed its state or phase."""
@@ -134,9 +151,20 @@ class Builds:
             await self._note_progress(row, phase, PhaseProgress(counts.done, counts.total))
             return False
         try:
-            return await self._change(row, _finish_phase)
+            finished = await self._change(row, _finish_phase)
+            if finished and phase is Phase.COMMIT:
+                self._count(row)
+            return finished
         except PERMANENT as error:
             return await self._end(row, JobState.FAILED, reason_of(error), "STEP_FAILED")
+
+    def _count(self, row: ResourceRow) -> None:
+        counts = row.status["counts"]
+        for outcome in ("train", "valid", "duplicate", "contaminated"):
+            self._metrics.documents.labels(outcome=outcome).inc(counts[outcome])
+        for split in ("train", "valid"):
+            self._metrics.tokens.labels(split=split).inc(counts[f"{split}_tokens"])
+        log.info("corpus build succeeded", build=row.id, project=row.project, **counts)
 
     async def _note_progress(self, row: ResourceRow, phase: Phase, counted: PhaseProgress) -> None:
         now = self._clock.now()

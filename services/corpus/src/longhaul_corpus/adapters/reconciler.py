@@ -7,6 +7,7 @@ from typing import Protocol
 from longhaul_core.db import Database, ResourceRow, resources
 from longhaul_core.errors import LonghaulError, NotFound
 from longhaul_core.logging import get_logger
+from prometheus_client import Gauge
 
 from longhaul_corpus.adapters.runner import Runner
 from longhaul_corpus.adapters.upstream import Datasets
@@ -29,11 +30,12 @@ class Steps(Protocol):
 class Reconciler:
     """Looks at every job that is not at its end, as often as anything may have changed."""
 
-    def __init__(self, db: Database, runner: Runner, datasets: Datasets, steps: dict[str, Steps]) -> None:
+    def __init__(self, db: Database, runner: Runner, datasets: Datasets, steps: dict[str, Steps], jobs: Gauge) -> None:
         self._db = db
         self._runner = runner
         self._datasets = datasets
         self._steps = steps
+        self._jobs_gauge = jobs
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     def poke(self) -> None:
@@ -69,10 +71,13 @@ class Reconciler:
 
     async def _jobs(self, kind: str) -> list[ResourceRow]:
         try:
-            return await self._db.read(lambda session: resources.list_all(session, kind, states=ACTIVE))
+            rows = await self._db.read(lambda session: resources.list_all(session, kind, states=ACTIVE))
         except LonghaulError as error:
             log.warning("jobs not read", kind=kind, reason=error.reason, error=error.message)
             return []
+        for state in ACTIVE:
+            self._jobs_gauge.labels(kind=kind, state=state).set(sum(row.state == state for row in rows))
+        return rows
 
     async def _step(self, steps: Steps, row: ResourceRow) -> bool:
         try:

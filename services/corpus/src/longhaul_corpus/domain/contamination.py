@@ -173,6 +173,24 @@ def summarise(matches: Matches, index: GramIndex, task: int) -> TaskContaminatio
     )
 
 
+def tasks_by_document(matches: Matches, index: GramIndex) -> dict[int, list[int]]:
+    """Numbers of the tasks whose items each matched document holds, by ordinal."""
+    numbers = _gram_numbers(index)
+    pairs = np.unique(np.stack([matches.documents, matches.grams], axis=1), axis=0)
+    ends = np.searchsorted(numbers, numbers[pairs[:, 1]], side="right")
+    found: dict[int, set[int]] = {}
+    for (document, first), end in zip(pairs.tolist(), ends.tolist(), strict=True):
+        found.setdefault(document, set()).update(index.tasks[first:end].tolist())
+    return {document: sorted(tasks) for document, tasks in found.items()}
+
+
+def spans_of(matches: Matches, index: GramIndex, document: int) -> list[tuple[int, int]]:
+    """First word and number of words of each match in a document; matches are in order of documents."""
+    first, last = np.searchsorted(matches.documents, (document, document + 1))
+    words = index.words[matches.grams[first:last]]
+    return list(zip(matches.positions[first:last].tolist(), words.tolist(), strict=True))
+
+
 def _gram_numbers(index: GramIndex) -> Integers:
     """Number of the distinct (length, hash) of each row."""
     change = np.zeros(len(index.hashes), dtype=np.int64)

@@ -21,7 +21,7 @@ class HeldOutDocument:
 
     id: str
     text: str
-    cluster: int
+    cluster: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class TextItem:
 
     id: str
     text: str
-    cluster: int
+    cluster: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ClozeItem:
     context: str
     choices: tuple[str, ...]
     gold: int
-    cluster: int
+    cluster: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _nearest_of_other_clusters(passage: _Passage, pool: Sequence[_Passage], coun
     length = len(passage.continuation)
     above = bisect.bisect_left(pool, length, key=lambda other: len(other.continuation))
     below = above - 1
-    found: dict[int, _Passage] = {passage.document.cluster: passage}
+    found: dict[str, _Passage] = {passage.document.cluster: passage}
     while len(found) <= count and (below >= 0 or above < len(pool)):
         up = len(pool[above].continuation) - length if above < len(pool) else None
         down = length - len(pool[below].continuation) if below >= 0 else None

@@ -27,7 +27,7 @@ def read_task_file(name: str, lines: Iterable[bytes]) -> tuple[TaskKind, list[di
         InvalidArgument: names the file, the line and what is wrong with it (EVALUATION_FILE_MALFORMED).
     """
     kind: TaskKind | None = None
-    items = []
+    items: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -36,10 +36,12 @@ def read_task_file(name: str, lines: Iterable[bytes]) -> tuple[TaskKind, list[di
         if kind is not None and ours is not kind:
             raise _malformed(name, number, f"it is a {ours} item among {kind} items")
         kind = ours
-        items.append(_text_row(name, number, row) if ours is TaskKind.BITS_PER_BYTE else _cloze_row(name, number, row))
+        item = _text_row(name, number, row) if ours is TaskKind.BITS_PER_BYTE else _cloze_row(name, number, row)
+        if items.setdefault(item["id"], item) is not item:
+            raise _malformed(name, number, f"the id {item['id']!r} occurs twice")
     if kind is None:
         raise _malformed(name, 0, "it holds no item")
-    return kind, items
+    return kind, list(items.values())
 
 
 def evaluation_item(kind: TaskKind, row: dict[str, Any]) -> EvaluationItem:

@@ -10,13 +10,15 @@ from longhaul_core.engine import report
 
 from longhaul_corpus.adapters.documents import open_shard, selected
 from longhaul_corpus.adapters.steps.evaluation import GRAMS
-from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
+from longhaul_corpus.adapters.workspace import Shard, Workspace
 from longhaul_corpus.domain.contamination import (
     GramIndex,
     Matches,
     join_matches,
     match_document,
+    spans_of,
     summarise,
+    tasks_by_document,
     without_common,
 )
 from longhaul_corpus.domain.cutting import cut_sentences
@@ -54,9 +56,8 @@ def settle(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     index = _index(workspace)
     everything = join_matches([_load_matches(workspace, shard) for shard in workspace.shards()])
     matches, common = without_common(everything, int((outcomes == Outcome.TRAIN).sum()))
-    guilty = {
-        int(document): _tasks_of(matches, index, int(document), tasks) for document in np.unique(matches.documents)
-    }
+    found = tasks_by_document(matches, index)
+    guilty = {document: ",".join(tasks[number] for number in numbers) for document, numbers in found.items()}
     cut = _cut(workspace, matches, index) if workspace.spec.decontamination.action == "cut" else {}
     outcomes[[document for document in guilty if document not in cut]] = Outcome.CONTAMINATED
     _write_verdicts(workspace, guilty, cut)
@@ -85,13 +86,6 @@ def _load_matches(workspace: Workspace, shard: Shard) -> Matches:
     return Matches(**workspace.arrays(_matches_name(shard)))
 
 
-def _tasks_of(matches: Matches, index: GramIndex, document: int, names: list[str]) -> str:
-    """Names of the tasks whose items the document holds; rows of one gram follow its first row."""
-    first = matches.grams[matches.documents == document]
-    same = np.isin(index.hashes, index.hashes[first])
-    return ",".join(names[int(task)] for task in np.unique(index.tasks[same]))
-
-
 def _cut(workspace: Workspace, matches: Matches, index: GramIndex) -> dict[int, str]:
     """Texts of the guilty documents without the contaminated sentences; documents of which too little is left lack."""
     left: dict[int, str] = {}
@@ -103,15 +97,10 @@ def _cut(workspace: Workspace, matches: Matches, index: GramIndex) -> dict[int, 
             continue
         for rows, columns in selected(open_shard(workspace.store, shard.key), ("text",), wanted):
             for ordinal, text in zip(rows + shard.offset, columns["text"], strict=True):
-                remainder = cut_sentences(text, _spans(matches, index, matches.documents == ordinal))
+                remainder = cut_sentences(text, spans_of(matches, index, int(ordinal)))
                 if remainder is not None:
                     left[int(ordinal)] = remainder
     return left
-
-
-def _spans(matches: Matches, index: GramIndex, ours: Array) -> list[tuple[int, int]]:
-    words = index.words[matches.grams[ours]]
-    return [(int(start), int(count)) for start, count in zip(matches.positions[ours], words, strict=True)]
 
 
 def _write_verdicts(workspace: Workspace, guilty: dict[int, str], cut: dict[int, str]) -> None:

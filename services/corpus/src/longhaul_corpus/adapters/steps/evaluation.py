@@ -83,5 +83,6 @@ def _held_out(workspace: Workspace, count: int) -> list[HeldOutDocument]:
             continue
         for rows, columns in selected(open_shard(workspace.store, shard.key), ("id", "text"), wanted):
             for ordinal, name, text in zip(rows + shard.offset, columns["id"], columns["text"], strict=True):
-                found[int(ordinal)] = HeldOutDocument(name, text or "", int(clusters[ordinal]))
-    return [found[int(ordinal)] for ordinal in chosen]
+                found[int(ordinal)] = HeldOutDocument(name, text or "", str(clusters[ordinal]))
+    by_id = {found[int(ordinal)].id: found[int(ordinal)] for ordinal in chosen}  # equal texts only once
+    return list(by_id.values())

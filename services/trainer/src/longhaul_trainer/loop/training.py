@@ -117,7 +117,7 @@ class Training:
         if not every or (step % every and step != self.config.steps):
             return None, {}
         self.reporter.phase(Phase.VALIDATING, step)
-        loss, by_source = self.validation.measure(self.model)
+        loss, by_source = self.validation.measure(self.model, self.group)
         self.state = self.state.model_copy(update={"validation_loss": loss})
         self.reporter.phase(Phase.STEPPING, step)
         return loss, by_source

@@ -18,27 +18,26 @@ from longhaul_trainer.parallel.group import RankGroup
 class Validation:
     """Mean cross-entropy, nats a token, overall and by source; the same sequences for every layout."""
 
-    def __init__(self, streams: Sequence[TokenStream], config: TrainerConfig, group: RankGroup) -> None:
+    def __init__(self, streams: Sequence[TokenStream], config: TrainerConfig, *, rank: int, ranks: int) -> None:
         self._config = config
-        self._group = group
         length = config.data.sequence_length
         held = [stream for stream in streams if stream.sequences(length)]
         self.sources = [stream.name for stream in held]
         self._batches = [
-            _share(stream, count, config, group)
+            _share(stream, count, config, rank, ranks)
             for stream, count in zip(held, _quotas(held, length, config.validation.sequences), strict=True)
         ]
 
     @torch.no_grad()
-    def measure(self, model: Decoder) -> tuple[float | None, dict[str, float]]:
+    def measure(self, model: Decoder, group: RankGroup) -> tuple[float | None, dict[str, float]]:
         """Loss over all sources, None where there is no held-out text, and loss by source."""
         sums: list[float] = []
         for batch in self._batches:
-            total = torch.zeros((), dtype=torch.float64, device=self._group.device)
+            total = torch.zeros((), dtype=torch.float64, device=group.device)
             for part in split(batch, self._config.data.micro_batch_size):
-                total += summed_loss(model, part, self._group.device)
+                total += summed_loss(model, part, group.device)
             sums += [float(total), float((batch.labels != IGNORED_LABEL).sum())]
-        sums = self._group.sum(sums) if sums else []
+        sums = group.sum(sums) if sums else []
         losses, tokens = sums[0::2], sums[1::2]
         by_source = {n: x / t for n, x, t in zip(self.sources, losses, tokens, strict=True) if t}
         return (sum(losses) / sum(tokens) if sum(tokens) else None), by_source
@@ -51,13 +50,13 @@ def _quotas(streams: Sequence[TokenStream], length: int, wanted: int) -> list[in
     return [min(size, max(1, round(size * min(1.0, wanted / total)))) for size in sizes]
 
 
-def _share(stream: TokenStream, count: int, config: TrainerConfig, group: RankGroup) -> Batch:
+def _share(stream: TokenStream, count: int, config: TrainerConfig, rank: int, ranks: int) -> Batch:
     """This rank's sequences, spread evenly over the source; every rank gets equally many, padded with masked ones."""
     length = config.data.sequence_length
     chosen = np.linspace(0, stream.sequences(length) - 1, count).astype(np.int64)
-    padded = -(-count // group.size) * group.size
-    mine = np.resize(chosen, padded)[group.rank :: group.size]
+    padded = -(-count // ranks) * ranks
+    mine = np.resize(chosen, padded)[rank::ranks]
     batch = read_sequences(stream, mine, length, document_masking=config.data.document_masking)
     labels = batch.labels.copy()
-    labels[np.arange(padded)[group.rank :: group.size] >= count] = IGNORED_LABEL
+    labels[np.arange(padded)[rank::ranks] >= count] = IGNORED_LABEL
     return Batch(batch.tokens, labels, batch.positions)

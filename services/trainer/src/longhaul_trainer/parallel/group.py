@@ -86,12 +86,6 @@ def open_group(
     return RankGroup(rank, size, device, mesh, rendezvous)
 
 
-def close_group(group: RankGroup) -> None:
-    """Leaves the group."""
-    if group.mesh is not None:
-        dist.destroy_process_group()
-
-
 def _open_store(rendezvous: str, listen_descriptor: int | None) -> Store:
     host, port = split_address(rendezvous)
     if is_loopback(host):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -13,13 +12,12 @@ from longhaul_core.logging import get_logger
 
 from longhaul_trainer.exit_codes import ExitCode
 from longhaul_trainer.loop.control import Control
-from longhaul_trainer.parallel.group import choose_device, close_group, open_group
+from longhaul_trainer.parallel.group import RankGroup, choose_device, open_group
 from longhaul_trainer.wire import AgentMessage, Assignment, Phase, Request
 from longhaul_trainer.worker.channel import Channel
 from longhaul_trainer.worker.failure import exit_code_of
 from longhaul_trainer.worker.session import Session, parse_config
 
-_PR_SET_PDEATHSIG = 1
 _log = get_logger(__name__)
 
 
@@ -32,13 +30,6 @@ def run_worker(channel_descriptor: int) -> NoReturn:
     if not isinstance(message, Assignment):
         _leave(ExitCode.DONE)
     _leave(_run(message, channel, control))
-
-
-def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent dies, however that happens."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        _leave(ExitCode.RETRY)
 
 
 def _run(assignment: Assignment, channel: Channel, control: Control) -> ExitCode:
@@ -61,20 +52,20 @@ def _train(assignment: Assignment, channel: Channel, control: Control) -> None:
     device = choose_device(config.runtime.device.value, assignment.local_rank)
     if config.runtime.deterministic:
         be_deterministic()
-    group = open_group(
-        assignment.rank,
-        assignment.world_size,
-        device,
-        rendezvous=assignment.rendezvous,
-        listen_descriptor=channel.take_descriptor() if assignment.listens else None,
-    )
-    training = Session(assignment, config, group, channel, control).prepare()
+
+    def join() -> RankGroup:
+        return open_group(
+            assignment.rank,
+            assignment.world_size,
+            device,
+            rendezvous=assignment.rendezvous,
+            listen_descriptor=channel.take_descriptor() if assignment.listens else None,
+        )
+
+    training = Session(assignment, config, channel, control).prepare(join)
     training.run()
     if assignment.rank == 0:
         channel.finished(training.state.step)
-    training.loader.close()
-    training.saver.close()
-    close_group(group)
 
 
 def be_deterministic() -> None:

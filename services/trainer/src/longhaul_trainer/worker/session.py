@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -70,23 +71,23 @@ def parse_config(assignment: Assignment) -> TrainerConfig:
 class Session:
     """One rank's epoch, from assignment to the loop."""
 
-    def __init__(
-        self, assignment: Assignment, config: TrainerConfig, group: RankGroup, reporter: Reporter, control: Control
-    ) -> None:
+    def __init__(self, assignment: Assignment, config: TrainerConfig, reporter: Reporter, control: Control) -> None:
         self.assignment = assignment
         self.config = config
-        self.group = group
         self.reporter = reporter
         self.control = control
         self.store: ObjectStore = open_store(assignment.object_store_url)
 
-    def prepare(self) -> Training:
-        """Opens the data, builds the model and restores the checkpoint that the epoch begins with."""
-        token_set = open_token_set(
-            self.store, self.assignment.token_set_manifest_key, Path(self.assignment.scratch_dir) / "tokens"
-        )
-        order, validation = self._open_data(token_set)
+    def prepare(self, join: Callable[[], RankGroup]) -> Training:
+        """Opens the data, joins the other ranks, builds the model and restores what the epoch begins with.
+
+        Data and sizes are checked first, so that what can never work fails at once and on every rank.
+        """
+        cache = Path(self.assignment.scratch_dir) / "tokens"
+        token_set = open_token_set(self.store, self.assignment.token_set_manifest_key, cache)
+        order, loader, validation = self._open_data(token_set)
         shape = DecoderShape.resolve(self.config, token_set.extra.vocabulary_size)
+        self.group = join()
         model = build_model(shape, self.config, self.group)
         optimizer = make_adamw(model, self.config.optimizer)
         prepare_optimizer(model, optimizer)
@@ -102,9 +103,7 @@ class Session:
             model=model,
             stepper=Stepper(model, optimizer, self.config, self.group),
             order=order,
-            loader=Loader(
-                order, global_batch=self.config.data.global_batch_size, rank=self.group.rank, ranks=self.group.size
-            ),
+            loader=loader,
             validation=validation,
             saver=self._make_saver(model, optimizer),
             reporter=self.reporter,
@@ -114,8 +113,8 @@ class Session:
             saved_step=saved_step,
         )
 
-    def _open_data(self, token_set: TokenSet) -> tuple[SampleOrder, Validation]:
-        data = self.config.data
+    def _open_data(self, token_set: TokenSet) -> tuple[SampleOrder, Loader, Validation]:
+        data, rank, ranks = self.config.data, self.assignment.rank, self.assignment.world_size
         mixture = token_set.mixture(data.mixture)
         order = SampleOrder(
             token_set.streams("train", list(mixture)),
@@ -125,8 +124,9 @@ class Session:
             document_masking=data.document_masking,
         )
         order.require_epochs(self.config.steps * data.global_batch_size, data.maximum_epochs)
-        validation = Validation(token_set.streams("valid", sorted(token_set.extra.sources)), self.config, self.group)
-        return order, validation
+        loader = Loader(order, global_batch=data.global_batch_size, rank=rank, ranks=ranks)
+        held_out = token_set.streams("valid", sorted(token_set.extra.sources))
+        return order, loader, Validation(held_out, self.config, rank=rank, ranks=ranks)
 
     def _lineage(self, token_set: TokenSet) -> Lineage:
         runtime = self.config.runtime

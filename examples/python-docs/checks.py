@@ -30,7 +30,7 @@ def all_checks(data: ReportData, faults: FaultRecord, data_dir: Path) -> Iterato
 def check_worker(data: ReportData, faults: FaultRecord) -> str:
     """The killed worker was noticed, and training went on from a checkpoint."""
     assert faults.killed_pid, "no worker was killed"
-    found = [incident for incident in data.run.status.incidents if incident.cause == "WORKER_EXITED"]
+    found = [incident for incident in data.run.status.incidents if incident.cause == "WORKER_KILLED"]
     assert found, f"no incident says that a worker exited; there are {[i.cause for i in data.run.status.incidents]}"
     incident = found[0]
     assert incident.HasField("recovered_time"), "the incident of the killed worker was not recovered"

@@ -24,6 +24,7 @@ from longhaul.gpuhealth.v1 import node_health_pb2, node_health_pb2_grpc
 from longhaul.training.v1 import (
     experiment_pb2_grpc,
     plan_pb2_grpc,
+    project_pb2,
     project_pb2_grpc,
     task_pb2_grpc,
     training_run_pb2,
@@ -34,7 +35,7 @@ from longhaul_core.rpc.client import connect_sync
 
 PARENT = "projects/lab"
 TOKEN_SET = "projects/lab/tokenSets/words"
-DEADLINE_SECONDS = 90.0
+DEADLINE_SECONDS = 240.0
 
 
 def free_port() -> int:
@@ -92,6 +93,13 @@ class Upstream(
             self.revision += 1
             drain = node_health_pb2.DrainRequest(session=session, computes=computes, cause="XID_79", request_time=now)
             self.nodes[node] = (self.revision, node_health_pb2.NodeHealth(node=node, drain=drain))
+            self._changed.notify_all()
+
+    def withdraw(self, node: str) -> None:
+        """The node is healthy again."""
+        with self._changed:
+            self.revision += 1
+            self.nodes[node] = (self.revision, node_health_pb2.NodeHealth(node=node))
             self._changed.notify_all()
 
     def WatchTokenSets(self, request: Any, context: Any) -> Iterator[Any]:
@@ -200,7 +208,11 @@ class Lab:
         self.projects: Any = project_pb2_grpc.ProjectServiceStub(self.channel)
         self.experiments: Any = experiment_pb2_grpc.ExperimentServiceStub(self.channel)
         self.checkpoints: Any = checkpoint_pb2_grpc.CheckpointServiceStub(self.checkpoint_channel)
+        self.token_set_key = ""
         self.wait_ready()
+
+    def create_project(self) -> None:
+        self.projects.CreateProject(project_pb2.CreateProjectRequest(project_id="lab"))
 
     def wait_ready(self) -> None:
         for channel in (self.channel, self.checkpoint_channel):
@@ -276,9 +288,27 @@ class Lab:
         for process in found:
             with suppress(OSError):
                 environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-                if f"LONGHAUL_POD={pod}".encode() in environment and str(self.folder).encode() in b" ".join(environment):
+                if f"LONGHAUL_POD={pod}".encode() in environment and str(self.folder).encode() in b" ".join(
+                    environment
+                ):
                     return int(process)
         raise AssertionError(f"no agent of {pod}")
+
+
+def config(**sections: Any) -> dict[str, Any]:
+    """A trainer configuration of a very small model."""
+    base: dict[str, Any] = {
+        "steps": 60,
+        "seed": 3,
+        "model": {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_size": 64},
+        "optimizer": {"learning_rate": 0.01},
+        "schedule": {"warmup_steps": 2},
+        "data": {"sequence_length": 32, "global_batch_size": 8, "micro_batch_size": 2},
+        "validation": {"every_steps": 20, "sequences": 8},
+        "checkpoint": {"every_steps": 10},
+        "runtime": {"device": "cpu"},
+    }
+    return {**base, **sections}
 
 
 def run_name(run_id: str) -> str:

@@ -149,7 +149,10 @@ class Executor:
     async def _register(self, stored: StoredRun, action: RegisterEpoch) -> None:
         """Fences the epoch, then records that and what the epoch begins with."""
         run = stored.run
-        resume = await self._checkpoints.begin_epoch(run.name, action.epoch, rollback=action.rollback)
+        present = await self._runs.get(run.project, run.id)
+        resume = await self._checkpoints.begin_epoch(
+            run.name, action.epoch, rollback=action.rollback, reports=present.reports
+        )
         term = self._leadership.term
         if term is None:
             return

@@ -45,6 +45,7 @@ class Leadership:
         self._lease: Lease | None = None
         self._term: Term | None = None
         self._safe_until = 0.0
+        self._resigned = False
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -65,7 +66,7 @@ class Leadership:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Campaigns until `stop` is set, then gives the lease back."""
-        while not stop.is_set():
+        while not stop.is_set() and not self._resigned:
             await self._campaign()
             try:
                 await asyncio.wait_for(stop.wait(), self._life / RENEWALS_PER_LIFE)
@@ -74,7 +75,8 @@ class Leadership:
         await self.resign()
 
     async def resign(self) -> None:
-        """Gives the lease back so that another replica takes over at once."""
+        """Gives the lease back so that another replica takes over at once, and campaigns no more."""
+        self._resigned = True
         lease, self._lease = self._lease, None
         self._lose()
         if lease is not None:

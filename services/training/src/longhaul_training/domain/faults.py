@@ -103,8 +103,8 @@ def _ended_pod(run: Run, slot: Slot, pod: PodView, node: NodeView | None, world:
     action = RecoveryAction.POD if node_usable else RecoveryAction.NODE
     if cause is causes.POD_FAILED and not node_usable:
         cause = causes.NODE_LOST
-    code = "" if pod.exit_code is None else f", exit code {pod.exit_code}"
-    text = f"pod {pod.name} on {slot.node} ended: {pod.reason or pod.phase.value}{code} {pod.message}".rstrip()
+    said = pod.message or ("" if pod.exit_code is None else f"exit code {pod.exit_code}")
+    text = f"pod {pod.name} on {slot.node} ended: {pod.reason or pod.phase.value}, {said}".rstrip(", ")
     return _fault(cause, text, action, slot, pod.finished_at or world.now)
 
 

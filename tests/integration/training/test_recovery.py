@@ -1,0 +1,145 @@
+"""Runs on real pods: what breaks them, and that they end as if nothing had."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from longhaul.training.v1 import training_run_pb2 as pb
+from training_harness import Lab, config, run_name, wait
+
+STEPS = 160
+LONG = config(steps=STEPS)
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def unbroken(lab: Lab) -> dict[int, float]:
+    """Losses of a run that waited for its token set and then met no fault."""
+    lab.create_run("plain", LONG)
+    lab.wait_state("plain", "WAITING_FOR_INPUTS")
+    lab.upstream.add_token_set(lab.token_set_key)
+    run = lab.wait_state("plain", "SUCCEEDED", "FAILED")
+    assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
+    assert run.status.progress.fraction == 1.0
+    assert not run.status.incidents
+    wait(lambda: not lab.pods(), "pods of an ended run are deleted")
+    losses = lab.losses("plain")
+    assert sorted(losses) == list(range(1, STEPS + 1))
+    return losses
+
+
+def test_worker_agent_controller_and_all_killed_leave_the_losses_of_the_unbroken_run(
+    lab: Lab, unbroken: dict[int, float]
+) -> None:
+    lab.create_run("broken", LONG, spares=1)
+
+    lab.wait_step("broken", 12)
+    os.kill(lab.rank("broken", 1).process_id, signal.SIGKILL)
+    killed = time.monotonic()
+    lab.wait_step("broken", 1, epoch=2)
+    assert time.monotonic() - killed < 15
+    incident = wait(lambda: [i for i in lab.get_run("broken").status.incidents if i.HasField("recovered_time")])[0]
+    assert incident.cause == "WORKER_KILLED"
+    assert incident.action == pb.RECOVERY_ACTION_PROCESS
+    assert incident.detect_seconds < 3
+    assert incident.resume_step == 10
+    assert 0 < incident.restore_seconds < incident.restart_seconds + incident.restore_seconds < 15
+
+    lab.wait_step("broken", 32, epoch=2)
+    victim = lab.rank("broken", 1, epoch=2)
+    os.kill(lab.agent_process(victim.pod), signal.SIGKILL)
+    lab.wait_step("broken", 1, epoch=3)
+    assert lab.get_run("broken").status.incidents[1].action == pb.RECOVERY_ACTION_POD
+
+    lab.wait_step("broken", 52, epoch=3)
+    processes = {rank.rank: rank.process_id for rank in lab.get_run("broken").status.ranks}
+    lab.training.kill()
+    lab.training.start()
+    lab.wait_ready()
+    lab.wait_step("broken", 72, epoch=3)
+    after = wait(lambda: {r.rank: r.process_id for r in lab.get_run("broken").status.ranks})
+    assert after == processes
+    assert lab.get_run("broken").status.epoch == 3
+
+    status = lab.get_run("broken").status
+    pods = {rank.pod for rank in status.ranks}
+    lab.training.kill()
+    for pod in pods:
+        os.kill(lab.agent_process(pod), signal.SIGKILL)
+    lab.training.start()
+    lab.wait_ready()
+    run = lab.wait_state("broken", "SUCCEEDED", "FAILED")
+    assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
+    assert lab.losses("broken") == unbroken
+    assert [row.step for row in lab.rows("broken") if row.replayed]
+    time_spent = run.status.time
+    assert time_spent.recovery_seconds > 0
+    assert time_spent.replay_seconds > 0
+    assert 0 < time_spent.goodput < 1
+
+
+def test_node_to_be_drained_is_left_by_checkpoint_and_acknowledged(lab: Lab, unbroken: dict[int, float]) -> None:
+    wait(lambda: not lab.pods(), "the pods of the run before are gone")
+    lab.create_run("moved", LONG, spares=1)
+    lab.wait_step("moved", 13)
+    node = lab.rank("moved", 0).node
+    lab.upstream.ask_drain(node, computes=True)
+    lab.wait_step("moved", 1, epoch=2)
+    incident = lab.get_run("moved").status.incidents[0]
+    assert incident.cause == "NODE_QUARANTINED"
+    assert incident.action == pb.RECOVERY_ACTION_NODE
+    assert incident.resume_step >= 13
+    assert incident.resume_step % 10, "a checkpoint was written for the drain"
+    assert node not in {rank.node for rank in lab.get_run("moved").status.ranks}
+    wait(lambda: [a for a in lab.upstream.acknowledged if a.session == "s1"], "the drain is acknowledged")
+    lab.wait_state("moved", "SUCCEEDED")
+    assert lab.losses("moved") == unbroken
+    lab.upstream.withdraw(node)
+
+
+def test_paused_run_gives_its_pods_back_and_resumes_where_it_was(lab: Lab, unbroken: dict[int, float]) -> None:
+    wait(lambda: not lab.pods(), "the pods of the run before are gone")
+    lab.create_run("paused", LONG)
+    lab.wait_step("paused", 13)
+    lab.runs.PauseTrainingRun(pb.PauseTrainingRunRequest(name=run_name("paused")))
+    lab.wait_state("paused", "PAUSED")
+    wait(lambda: not lab.pods(), "a paused run has no pods")
+    made = max(lab.losses("paused"))
+    lab.runs.ResumeTrainingRun(pb.ResumeTrainingRunRequest(name=run_name("paused")))
+    run = lab.wait_state("paused", "SUCCEEDED")
+    assert lab.losses("paused") == unbroken
+    assert min(row.step for row in lab.rows("paused") if row.epoch == 2) == made + 1
+    assert run.status.time.paused_seconds > 0
+
+
+def test_cancelled_run_ends_and_stays_ended(lab: Lab, unbroken: dict[int, float]) -> None:
+    wait(lambda: not lab.pods(), "the pods of the run before are gone")
+    lab.create_run("cancelled", LONG)
+    lab.wait_step("cancelled", 3)
+    lab.runs.CancelTrainingRun(pb.CancelTrainingRunRequest(name=run_name("cancelled")))
+    lab.wait_state("cancelled", "CANCELLED")
+    wait(lambda: not lab.pods(), "a cancelled run has no pods")
+    lab.runs.CancelTrainingRun(pb.CancelTrainingRunRequest(name=run_name("cancelled")))
+    assert lab.state("cancelled") == "CANCELLED"
+
+
+def test_logs_and_metrics_outlive_the_pods(lab: Lab, unbroken: dict[int, float]) -> None:
+    lines = [
+        line
+        for response in lab.runs.ReadLogs(pb.ReadLogsRequest(name=run_name("plain"), rank=0, follow=True))
+        for line in response.lines
+    ]
+    assert sum("checkpoint committed" in line.text for line in lines) == STEPS // 10
+    assert {(line.rank, line.epoch, line.pod) for line in lines} == {(0, 1, "run-plain-0-1")}
+    last = next(iter(lab.runs.ReadLogs(pb.ReadLogsRequest(name=run_name("plain"), rank=0, tail_lines=1))))
+    assert [line.text for line in last.lines] == [lines[-1].text]
+    streamed = [
+        row
+        for response in lab.runs.WatchStepMetrics(pb.WatchStepMetricsRequest(name=run_name("plain")))
+        for row in response.rows
+    ]
+    assert {row.step: row.loss for row in streamed} == unbroken

@@ -54,12 +54,18 @@ __all__ = [
 
 
 def open_cluster(url: str, clock: Clock | None = None) -> Cluster:
-    """Open the cluster at `local://<folder>`. Raises `InvalidArgument` for any other URL."""
+    """Open the cluster at `local://<folder>` or `kubernetes://?key=value` (keys: `KubernetesOptions`).
+
+    Raises `InvalidArgument` for any other URL.
+    """
     parts = urlsplit(url)
+    if parts.scheme == "kubernetes":
+        from longhaul_core.cluster.kubernetes import KubernetesCluster, parse_url  # an extra, and slow to import
+
+        return KubernetesCluster.open(parse_url(url), clock or SystemClock())
     if parts.scheme != "local" or not (path := parts.netloc + parts.path):
+        problem = f"{url!r} is neither local://<folder> nor kubernetes://?key=value"
         raise InvalidArgument(
-            f"cluster URL {url!r} is not local://<folder>",
-            reason="CLUSTER_URL_UNKNOWN",
-            violations=[("cluster_url", f"{url!r} is not local://<folder>")],
+            f"cluster URL {problem}", reason="CLUSTER_URL_UNKNOWN", violations=[("cluster_url", problem)]
         )
     return LocalCluster.open(Path(path), clock or SystemClock())

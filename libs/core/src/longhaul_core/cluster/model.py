@@ -62,7 +62,7 @@ class PodReason(StrEnum):
     EVICTED = "Evicted"
     OUT_OF_MEMORY = "OOMKilled"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
-    SECRET_MISSING = "SecretMissing"
+    SECRET_MISSING = "SecretMissing"  # noqa: S105 (the name of a reason)
     CONTAINER_INVALID = "ContainerInvalid"
     MOUNT_FAILED = "MountFailed"
     GATED = "SchedulingGated"

@@ -27,7 +27,9 @@ from longhaul_core.errors import (
 
 DEFAULT_RETRY_SECONDS = 1.0
 _QUOTA = re.compile(r"exceeded quota: (?P<quota>\S+), requested: (?P<requested>.+), used: .+, limited: .+")
-_MISSING = re.compile(r"(?P<kind>serviceaccounts?|PriorityClass|namespaces)\b.*?\"?(?P<name>[\w.-]+)\"? (was )?not found")
+_MISSING = re.compile(
+    r"(?P<kind>serviceaccounts?|PriorityClass|namespaces)\b.*?\"?(?P<name>[\w.-]+)\"? (was )?not found"
+)
 _PRIORITY = re.compile(r"no PriorityClass with name (?P<name>\S+) was found")
 
 

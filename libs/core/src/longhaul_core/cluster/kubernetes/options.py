@@ -113,6 +113,4 @@ def _member(kind: type[_E], value: str) -> _E:
 
 def _invalid(url: str, violations: list[Violation]) -> InvalidArgument:
     described = "; ".join(f"{field} {problem}" for field, problem in violations)
-    return InvalidArgument(
-        f"cluster URL {url!r}: {described}", reason="CLUSTER_URL_UNKNOWN", violations=violations
-    )
+    return InvalidArgument(f"cluster URL {url!r}: {described}", reason="CLUSTER_URL_UNKNOWN", violations=violations)

@@ -51,9 +51,11 @@ class Backoff:
         """Begin anew."""
         self.failures = 0
 
-    def next_pause(self, at_least: float = 0.0) -> float:
-        """Count a failure and return the pause after it."""
-        doubled = self.base * 2 ** min(self.failures, 16)
+    def next_pause(self, at_least: float = 0.0, *, first_free: bool = False) -> float:
+        """Count a failure and return the pause after it; with `first_free` none after the first in a row."""
+        doubled = self.base * float(2 ** min(self.failures, 16))
         self.failures += 1
+        if first_free and self.failures == 1:
+            return 0.0
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret depends on it)
         return max(at_least, min(doubled, self.longest) * jitter)

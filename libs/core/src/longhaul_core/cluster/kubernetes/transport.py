@@ -63,7 +63,11 @@ class Transport:
                     return await self._ask_once(request)
             except Unavailable as error:
                 pause = backoff.next_pause(at_least=_asked_pause(error))
-                if attempt == self.timing.attempts or pause > self.timing.retry_longest or not _may_repeat(request, error):
+                if (
+                    attempt == self.timing.attempts
+                    or pause > self.timing.retry_longest
+                    or not _may_repeat(request, error)
+                ):
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
@@ -73,7 +77,7 @@ class Transport:
         """Pieces of a streamed answer, as they come. Raises `Unavailable` when it breaks or is silent for too long."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.timing.connect, sock_read=idle_seconds)
         try:
-            response = await self._send(request, timeout)
+            response = await self._exchange(request, timeout)
             try:
                 await _check(request.call, response)
                 yield response.content.iter_any()
@@ -91,23 +95,23 @@ class Transport:
     async def _ask_once(self, request: Request) -> dict[str, Any]:
         timeout = aiohttp.ClientTimeout(total=self.timing.request, sock_connect=self.timing.connect)
         try:
-            response = await self._send(request, timeout)
-            async with response:
-                if response.status == 401:
-                    await self.credentials.load(self._client.configuration)
-                    return await self._ask_again(request, timeout)
+            async with await self._exchange(request, timeout) as response:
                 await _check(request.call, response)
                 return dict(json.loads(await response.read()))
         except _BROKEN as error:
             raise unreachable(request.call, error) from error
 
-    async def _ask_again(self, request: Request, timeout: aiohttp.ClientTimeout) -> dict[str, Any]:
-        async with await self._send(request, timeout) as response:
-            await _check(request.call, response)
-            return dict(json.loads(await response.read()))
-
-    async def _send(self, request: Request, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    async def _exchange(self, request: Request, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        """Send with the present credentials, and once more with renewed ones when they were refused."""
         client = await self._open()
+        response = await self._send(client, request, timeout)
+        if response.status != 401:
+            return response
+        response.release()
+        await self.credentials.load(client.configuration)
+        return await self._send(client, request, timeout)
+
+    async def _send(self, client: Any, request: Request, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         method, url, headers, body, _ = await client.param_serialize(
             request.method,
             request.path,

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import pytest
 from longhaul_core.objects import FilesystemStore, ObjectStore, S3Location
 from longhaul_core.objects.s3 import S3Store
 from longhaul_core.objects.s3_client import connect
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
 
 ACCESS, SECRET = "contract-access", "contract-secret"
 PART_BYTES = 5 << 20  # the smallest that S3 allows
@@ -20,11 +22,15 @@ PART_BYTES = 5 << 20  # the smallest that S3 allows
 
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    """One request at a time: moto checks the condition and stores in two steps, between which a thread can slip."""
+    server = make_server(
+        "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), request_handler=MotoRequestHandler
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
 from longhaul_core.manifests import (
@@ -74,6 +74,7 @@ def test_digest_is_blake3_of_the_stored_json_without_the_digest(store: Filesyste
     assert digest == blake3(text.encode()).hexdigest()
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_digest_survives_json_and_the_order_of_keys(extra: dict[str, object]) -> None:
     manifest = make_manifest(extra=extra)

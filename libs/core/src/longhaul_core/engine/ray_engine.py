@@ -208,9 +208,9 @@ def _start(address: str | None, local: dict[str, Any]) -> None:
     options = {"include_dashboard": False, **local} if address is None else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-    except ConnectionError as error:
+    except Exception as error:  # of a cluster that does not come up in time, Ray raises just this
         raise Unavailable(
-            f"No Ray cluster answers at {address or 'the address of the environment'}: {error}",
+            f"No Ray cluster answers at {address or 'this machine, nor did one start'}: {error}",
             reason="RAY_UNREACHABLE",
         ) from error
 

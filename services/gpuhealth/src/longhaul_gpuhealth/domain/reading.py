@@ -21,8 +21,9 @@ MAIN_SIGNALS: Mapping[str, str] = {
 }
 """Signals that a person sees, by the name under which they see them."""
 
-_BLANKS = ((0x7FFFFFF0, 0x7FFFFFF4), (0x7FFFFFFFFFFFFFF0, 0x7FFFFFFFFFFFFFF4))
-"""DCGM_INT32_BLANK, DCGM_INT64_BLANK and up to their NOT_PERMISSIONED (dcgm_structs.h)."""
+_BLANKS = ((0x7FFFFFF0, 0x7FFFFFF4), (2.0**63, 2.0**63))
+"""DCGM_INT32_BLANK, DCGM_INT64_BLANK and up to their NOT_PERMISSIONED (dcgm_structs.h);
+the latter four are one number as floats."""
 
 
 @dataclass(slots=True)

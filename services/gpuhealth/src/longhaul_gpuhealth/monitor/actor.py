@@ -159,7 +159,7 @@ class Actor:
         return stored
 
     async def _act(self, stored: StoredNode, verdict: NodeVerdict) -> StoredNode:
-        """Bring the cluster's marks to what the record says, then note it there."""
+        """Bring the cluster's marks to what the record says, note it there, and look again at what came meanwhile."""
         record = stored.record
         node = record.node
         if record.quarantine is not None and not record.quarantine.marked:
@@ -168,7 +168,8 @@ class Actor:
             stored = await self._note(node, lambda current: marked(current, session))
             self._measure("quarantine", verdict)
             log.warning("node quarantined", node=node, cause=record.quarantine.cause, session=session)
-        if record.releasing:
+            self.touch(node)
+        elif record.releasing:
             session = record.releasing
             self.book.put(await self.marker.unmark(node, session))
             stored = await self._note(node, lambda current: unmarked(current, session))

@@ -66,8 +66,9 @@ class Monitor:
                 await asyncio.wait([leading, stopped], return_when=asyncio.FIRST_COMPLETED)
                 leading.cancel()
                 await asyncio.wait([leading])
-                if not leading.cancelled() and not stop.is_set():
-                    _report(leading.exception())
+                error = None if leading.cancelled() else leading.exception()
+                if not stop.is_set():
+                    _report(error)
                     await asyncio.wait([stopped], timeout=RETRY_SECONDS)
         finally:
             stopped.cancel()

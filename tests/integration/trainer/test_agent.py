@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psutil
 import pytest
 from controller_harness import AgentProcess, Controller
 from longhaul.training.v1 import agent_pb2
@@ -138,3 +139,20 @@ def test_command_of_an_older_term_is_refused(world: World, controller: Controlle
     controller.wait(lambda: len(controller.of("epoch_ready")) == 2)
     assert agent.process.poll() is None
     assert controller.of("epoch_ready")[1].rendezvous_address.startswith("127.0.0.1:")
+
+
+def test_nursery_killed_is_replaced_and_its_worker_reported(
+    world: World, controller: Controller, start: StartAgent, long_run: dict[str, Any]
+) -> None:
+    agent = start(0)
+    pods = join_all(controller, agent)
+    controller.start_epoch(pods, 1, world, trainer_config={**long_run, "steps": 900})
+    world.checkpoints.wait_step(10)
+    (nursery,) = psutil.Process(agent.process.pid).children()
+    (worker,) = nursery.children()
+    nursery.kill()
+    controller.wait(lambda: len(controller.of("worker_exit")) == 1)
+    assert controller.of("worker_exit")[0].exit_code == -signal.SIGKILL
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    controller.start_epoch(pods, 2, world, trainer_config=long_run, **controller.resume(world))
+    controller.wait(lambda: len(controller.of("run_finished")) == 1)

@@ -67,7 +67,9 @@ class TaskScore(_Document):
 class ScoreResult(_Document):
     """Result of a score task."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
 
     schema_: Literal["longhaul.scores/v1"] = Field(default="longhaul.scores/v1", alias="schema")
     checkpoint_digest: str

@@ -10,6 +10,7 @@ of their scrape.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -75,8 +76,8 @@ class PageReader:
 
     def _learn(self, texts: list[str]) -> bool:
         """Parse the series of a new layout; False when some text is more than a series."""
-        known = dict(zip(self._texts, self._series, strict=True))
-        series = [known.get(text) or _parse_series(text) for text in texts]
+        shared: dict[str, Mapping[str, str]] = {}
+        series = [_parse_series(text, shared) for text in texts]
         found = tuple(one for one in series if one is not None)
         if len(found) < len(series):
             return False
@@ -92,7 +93,7 @@ class PageReader:
             if not line or line.startswith("#"):
                 continue
             match = _LINE.fullmatch(line)
-            parsed = _parse_series(match.group(1)) if match else None
+            parsed = _parse_series(match.group(1), {}) if match else None
             if match is None or parsed is None:
                 raise _malformed(number, line)
             try:
@@ -103,12 +104,17 @@ class PageReader:
         return Page(tuple(series), values)
 
 
-def _parse_series(text: str) -> Series | None:
+def _parse_series(text: str, shared: dict[str, Mapping[str, str]]) -> Series | None:
+    """The series of a text, or None; those of equal label texts share their labels, as all signals of a GPU do."""
     match = _SERIES.fullmatch(text)
     if match is None:
         return None
-    labels = {name: _unescape(value) for name, value in _LABELS.findall(match.group("labels") or "")}
-    return Series(match.group("name"), labels)
+    label_text = match.group("labels") or ""
+    labels = shared.get(label_text)
+    if labels is None:
+        labels = {sys.intern(name): _unescape(value) for name, value in _LABELS.findall(label_text)}
+        shared[label_text] = labels
+    return Series(sys.intern(match.group("name")), labels)
 
 
 def _unescape(value: str) -> str:

@@ -1,10 +1,11 @@
-"""Both implementations of the cluster seam behind one handle, so that each contract test runs on each of them."""
+"""All implementations of the cluster seam behind one handle, so that each contract test runs on each of them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,11 @@ import pytest
 from longhaul_core.clock import SystemClock
 from longhaul_core.cluster import DEFAULT_NAMESPACE, Cluster, FakeCluster, LocalCluster, PodSpec
 from longhaul_core.cluster.local.launch import running_nodes, start_node, stop_node
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "cluster"))
+
+from fakekube import FakeKubernetes
+from handle import KubernetesHandle
 
 DEADLINE_SECONDS = 20.0
 
@@ -94,14 +100,30 @@ class LocalHandle:
         await asyncio.gather(*(asyncio.to_thread(stop_node, self.root, name) for name in running_nodes(self.root)))
 
 
-@pytest.fixture(params=["fake", "local"])
-async def handle(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Handle]:
-    if request.param == "fake":
-        yield FakeHandle()
-        return
-    local = LocalHandle(tmp_path)
+async def fake_handle(_: Path) -> AsyncIterator[Handle]:
+    yield FakeHandle()
+
+
+async def local_handle(folder: Path) -> AsyncIterator[Handle]:
+    local = LocalHandle(folder)
     yield local
     await local.close()
+
+
+async def kubernetes_handle(folder: Path) -> AsyncIterator[Handle]:
+    server = FakeKubernetes()
+    await server.start()
+    handle = KubernetesHandle(server.write_kubeconfig(folder / "kubeconfig"), folder)
+    await handle.prepare()
+    yield handle
+    await handle.close()
+    await server.stop()
+
+
+@pytest.fixture(params=[fake_handle, local_handle, kubernetes_handle])
+async def handle(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Handle]:
+    async for made in request.param(tmp_path):
+        yield made
 
 
 @pytest.fixture

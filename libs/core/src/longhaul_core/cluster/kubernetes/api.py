@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
@@ -93,14 +92,14 @@ class Api:
         call = pods.call("create", manifest["metadata"]["name"])
         return await self.transport.ask(Request(call, "POST", pods.path, body=manifest, repeatable=False))
 
-    async def delete_pod(self, namespace: str, name: str, uid: str | None, grace_seconds: float | None) -> Raw:
+    async def delete_pod(self, namespace: str, name: str, uid: str | None, grace_seconds: int | None) -> Raw:
         """Delete a pod, only that of `uid` if given; None leaves the grace to the pod."""
         pods = Collection(Resource.PODS, namespace)
         options: Raw = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
         if grace_seconds is not None:
-            options["gracePeriodSeconds"] = math.ceil(grace_seconds)
+            options["gracePeriodSeconds"] = grace_seconds
         request = Request(pods.call("delete", name), "DELETE", pods.object_path(name), body=options)
         return await self.transport.ask(request)
 

@@ -12,6 +12,7 @@ from longhaul_core.cluster.hints import HintBoard
 from longhaul_core.cluster.kubernetes.api import NODES, Api, Collection, Raw, Resource
 from longhaul_core.cluster.kubernetes.nodes import NodeRecord, parse_node
 from longhaul_core.cluster.kubernetes.options import KubernetesOptions
+from longhaul_core.cluster.kubernetes.pending import Explainer
 from longhaul_core.cluster.kubernetes.pods import PodRecord, observed, parse_pod
 from longhaul_core.cluster.kubernetes.readiness import Readiness
 from longhaul_core.cluster.kubernetes.reflector import Reflector
@@ -37,12 +38,14 @@ class ClusterCache:
     nodes: Store[NodeRecord] = field(default_factory=Store)
     pods: Store[PodRecord] = field(default_factory=Store)
     readiness: Readiness = field(init=False)
+    explainer: Explainer = field(init=False)
     _shown: dict[str, Node] = field(default_factory=dict)
     _reflectors: list[Reflector[NodeRecord] | Reflector[PodRecord]] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.readiness = Readiness(self.clock, self.timing)
+        self.explainer = Explainer(self.api, self.clock, self.timing)
 
     async def start(self) -> None:
         """Begin to follow the cluster, if that is not done yet, and wait until all of it was listed."""
@@ -50,6 +53,7 @@ class ClusterCache:
             self._reflectors = [self._node_reflector(), *map(self._pod_reflector, pod_collections(self.options))]
             for reflector in self._reflectors:
                 self._spawn(reflector.run(), f"cluster watch {reflector.collection.path}")
+            self._spawn(self._explain(), "cluster watch explain")
         for reflector in self._reflectors:
             await reflector.synced()
 
@@ -82,8 +86,8 @@ class ClusterCache:
         return [self.shown(record.pod) for record in self.pods]
 
     def shown(self, pod: Pod) -> Pod:
-        """The pod with what its node's silence says about it."""
-        return observed(pod, self._shown.get(pod.node or ""))
+        """The pod with what its node's silence and its events say about it."""
+        return self.explainer.explained(observed(pod, self._shown.get(pod.node or "")))
 
     def put_node(self, record: NodeRecord) -> None:
         """Take the answer to an own write."""
@@ -174,6 +178,13 @@ class ClusterCache:
         if not self.readiness.remaining():
             for name in self.readiness.settle():
                 self._show(name)
+
+    async def _explain(self) -> None:
+        """While pods wait for what only events tell: read those now and then."""
+        while True:
+            await self.clock.sleep(self.timing.explain_round)
+            for pod in await self.explainer.renew([record.pod for record in self.pods]):
+                self.board.pod_changed(pod.namespace, pod.name, pod.labels)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(coroutine, name=name)

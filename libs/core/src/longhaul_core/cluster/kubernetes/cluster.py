@@ -7,6 +7,7 @@ two calls in its life, its creation and its deletion.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -116,7 +117,7 @@ class KubernetesCluster:
     ) -> None:
         """See `Cluster`."""
         namespace = self._namespace(namespace)
-        answer = await self.api.delete_pod(namespace, name, uid, 0 if force else grace_seconds)
+        answer = await self.api.delete_pod(namespace, name, uid, _grace(grace_seconds, force=force))
         cache = self._serving()
         if cache is None or answer.get("kind") != "Pod":
             return
@@ -192,3 +193,10 @@ class KubernetesCluster:
         cache, self._cache = self._cache, None
         if cache is not None:
             await cache.stop()
+
+
+def _grace(seconds: float | None, *, force: bool) -> int | None:
+    """Whole seconds for the API, where 0 removes the object without waiting for its node: that is `force` alone."""
+    if force:
+        return 0
+    return None if seconds is None else max(1, math.ceil(seconds))

@@ -59,7 +59,8 @@ _WAITING: Mapping[str, PodReason] = {
 }
 """Reasons of a waiting container that will not go away by waiting."""
 
-_SECRET = re.compile(r'(secret|configmap) "[^"]+" not found')
+MISSING_REFERENCE = re.compile(r'(secret|configmap) "[^"]+" not found')
+"""How the kubelet names a Secret or ConfigMap that a pod needs and that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def waiting(raw: Raw) -> tuple[str, str]:
         state = (container.get("state") or {}).get("waiting") or {}
         if (reason := _WAITING.get(state.get("reason") or "")) is not None:
             message = state.get("message") or state["reason"]
-            return (PodReason.SECRET_MISSING if _SECRET.search(message) else reason), message
+            return (PodReason.SECRET_MISSING if MISSING_REFERENCE.search(message) else reason), message
     return "", ""
 
 

@@ -24,6 +24,10 @@ class Timing:
         blind: An outage of the watch this long makes the next view of node readiness suspect.
         settle: How long nodes that fell silent during such an outage are still taken for ready: the node controller
             loses sight of the kubelets in the same outage, and each kubelet reports every 10 s once it is over.
+        explain_after: How long a pod may wait on its node before its events are read; pulling an image takes minutes
+            and is not told apart from a volume that is missing.
+        explain_again: Pause before they are read again.
+        explain_round: Pause between two looks at which pods wait.
     """
 
     request: float = 15.0
@@ -37,6 +41,9 @@ class Timing:
     backoff_longest: float = 15.0
     blind: float = 10.0
     settle: float = 60.0
+    explain_after: float = 20.0
+    explain_again: float = 60.0
+    explain_round: float = 5.0
 
 
 @dataclass(slots=True)

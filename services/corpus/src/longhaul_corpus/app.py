@@ -43,7 +43,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     engine = open_engine(settings, preload=(run_step.__module__,))
     token = settings.api_token.get_secret_value() or None
     channel = connect(settings.ingest_address, token=token, tls_ca=settings.tls_ca)
-    datasets = Datasets(channel)
+    datasets = Datasets(channel, context.clock)
     inputs = Inputs(db, context.objects, datasets)
 
     def assign_build(row: ResourceRow, claim: Claim) -> tuple[Task, dict[str, Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import grpc
 from longhaul.common.v1 import resource_pb2
 from longhaul.ingest.v1 import dataset_pb2, dataset_pb2_grpc, ingestion_pb2, ingestion_pb2_grpc
+from longhaul_core.clock import Clock
 from longhaul_core.errors import LonghaulError, NotFound, Unavailable
 from longhaul_core.ids import Collection, ResourceName, parse_name
 from longhaul_core.rpc.client import from_rpc_error
@@ -12,6 +13,8 @@ from longhaul_core.rpc.client import from_rpc_error
 from longhaul_corpus.adapters.workspace import Input
 
 _LOOK_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 3.0
+"""A failed ingestion is noticed after this long at most; a commit at once."""
 _ENDED_BADLY = {
     resource_pb2.JOB_STATE_FAILED: "failed",
     resource_pb2.JOB_STATE_CANCELLED: "was cancelled",
@@ -36,14 +39,29 @@ class Lost:
 
 
 class Datasets:
-    """Looks datasets up, and tells when one changed."""
+    """Looks datasets up, and tells when one changed.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    What is not there yet is asked for again only after a change, or after `_ASK_AGAIN_SECONDS`.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, clock: Clock) -> None:
+        self._clock = clock
+        self._pending: dict[str, tuple[float, Pending]] = {}
         self._datasets = dataset_pb2_grpc.DatasetServiceStub(channel)
         self._ingestions = ingestion_pb2_grpc.IngestionServiceStub(channel)
 
     async def find(self, name: str) -> Input | Pending | Lost:
         """Return the committed dataset, or what is known of one that is not there."""
+        asked, answer = self._pending.get(name, (0.0, None))
+        if answer is not None and self._clock.monotonic() < asked + _ASK_AGAIN_SECONDS:
+            return answer
+        found = await self._ask(name)
+        self._pending.pop(name, None)
+        if isinstance(found, Pending):
+            self._pending[name] = (self._clock.monotonic(), found)
+        return found
+
+    async def _ask(self, name: str) -> Input | Pending | Lost:
         try:
             request = dataset_pb2.GetDatasetRequest(name=name)
             dataset = await self._datasets.GetDataset(request, timeout=_LOOK_SECONDS)
@@ -67,6 +85,7 @@ class Datasets:
             request = dataset_pb2.WatchDatasetsRequest(parent=f"projects/{project}", after_revision=listed.revision)
             async for response in self._datasets.WatchDatasets(request):
                 if response.type != resource_pb2.CHANGE_TYPE_BOOKMARK:
+                    self._pending.clear()
                     return
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error

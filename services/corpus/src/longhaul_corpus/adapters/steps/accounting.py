@@ -23,34 +23,42 @@ _SCHEMA = pa.schema(
         ("rule", pa.string()),
         ("duplicate_of", pa.string()),
         ("cluster", pa.int64()),
+        ("source", pa.string()),
+        ("url", pa.string()),
     ]
 )
 
 
 def write_accounting(workspace: Workspace, outcomes: Outcomes) -> Part:
-    """Write the accounting, shard by shard; `rule` is a duplicate kind, or the tasks that a document was dropped or
-    cut for.
-    """  # noqa: D205
+    """Write the accounting, shard by shard.
+
+    `rule` is the kind of duplicate, or the tasks that a document was dropped or cut for. Copies of one text have one
+    id; source and URL tell them apart.
+    """
     key = f"{workspace.context.prefix}/{ACCOUNTING_FILE}"
-    ids = _ids(workspace)
-    kept = workspace.column("documents/kept", np.int64)
-    rules = _rules(workspace, outcomes)
-    clusters = workspace.column("documents/cluster", np.int64)
-    names = np.array([outcome.name.lower() for outcome in Outcome])
+    ids, rules = _ids(workspace), _rules(workspace, outcomes)
     with workspace.store.open_write(key) as sink, pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer:
         for shard in workspace.shards():
-            rows = slice(shard.offset, shard.offset + shard.documents)
-            duplicate = outcomes[rows] == Outcome.DUPLICATE
-            replaced = ids.take(pa.array(kept[rows]))
-            columns = [
-                ids.slice(shard.offset, shard.documents),
-                pa.array(names[outcomes[rows]]),
-                pa.array(rules[rows]),
-                pa.array(replaced.to_pylist(), pa.string(), mask=~duplicate),
-                pa.array(clusters[rows]),
-            ]
-            writer.write_table(pa.table(columns, schema=_SCHEMA))
+            writer.write_table(_shard_accounting(workspace, shard, ids, outcomes, rules))
     return Part(key=key, size=workspace.store.stat(key).size, digest=hash_object(workspace.store, key))
+
+
+def _shard_accounting(workspace: Workspace, shard: Shard, ids: pa.Array, outcomes: Outcomes, rules: Array) -> pa.Table:
+    rows = slice(shard.offset, shard.offset + shard.documents)
+    names = np.array([outcome.name.lower() for outcome in Outcome])
+    kept = workspace.column("documents/kept", np.int64, shard.offset, shard.documents)
+    stays = outcomes[rows] != Outcome.DUPLICATE
+    described = open_shard(workspace.store, shard.key).read(columns=["source", "url"])
+    columns = [
+        ids.slice(shard.offset, shard.documents),
+        pa.array(names[outcomes[rows]]),
+        pa.array(rules[rows]),
+        pa.array(ids.take(pa.array(kept)).to_pylist(), pa.string(), mask=stays),
+        pa.array(workspace.column("documents/cluster", np.int64, shard.offset, shard.documents)),
+        described["source"].cast(pa.string()),
+        described["url"].cast(pa.string()),
+    ]
+    return pa.table(columns, schema=_SCHEMA)
 
 
 def largest_clusters(workspace: Workspace) -> list[dict[str, Any]]:

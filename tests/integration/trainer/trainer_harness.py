@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -200,7 +200,6 @@ class World:
     url: str
     token_set: str
     checkpoints: CheckpointServer
-    overrides: dict[str, Any] = field(default_factory=dict)
 
     def config(self, **sections: Any) -> dict[str, Any]:
         """A trainer configuration of a very small model."""
@@ -287,11 +286,11 @@ class WorkerProcess:
 
     _numbers = itertools.count(1)
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self._socket, theirs = socket.socketpair()
         self.messages: list[WorkerMessage] = []
         self._arrived = threading.Condition()
-        self.log = Path(tempfile.mkstemp(prefix="worker-")[1])
+        self.log = Path(tempfile.mkstemp(prefix="worker-", dir=folder)[1])
         self.number = next(self._numbers)
         nursery().fork(self.number, theirs, self.log)
         theirs.close()
@@ -347,7 +346,7 @@ def start_workers(world: World, ranks: int, **changes: Any) -> list[WorkerProces
     """Starts the ranks of one epoch."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rendezvous = f"127.0.0.1:{listener.getsockname()[1]}"
-        workers = [WorkerProcess() for _ in range(ranks)]
+        workers = [WorkerProcess(world.folder) for _ in range(ranks)]
         for rank, worker in enumerate(workers):
             worker.assign(world.assignment(rank, ranks, rendezvous, **changes), listener)
     return workers

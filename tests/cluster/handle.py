@@ -103,6 +103,7 @@ class KubernetesHandle:
             context=context,
             template=str(template),
         )
+        self.kubeconfig = kubeconfig
         self.player = Player(Transport(Credentials(self.options), FAST), (self.namespace, OTHER_NAMESPACE))
         self.clusters: list[KubernetesCluster] = []
         self.cluster = self.another_client()

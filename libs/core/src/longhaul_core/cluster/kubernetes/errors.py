@@ -26,6 +26,7 @@ from longhaul_core.errors import (
 )
 
 DEFAULT_RETRY_SECONDS = 1.0
+BUSY = "CLUSTER_BUSY"
 _QUOTA = re.compile(r"exceeded quota: (?P<quota>\S+), requested: (?P<requested>.+), used: .+, limited: .+")
 _MISSING = re.compile(
     r"(?P<kind>serviceaccounts?|PriorityClass|namespaces)\b.*?\"?(?P<name>[\w.-]+)\"? (was )?not found"
@@ -71,6 +72,12 @@ def unreachable(call: Call, error: BaseException) -> Unavailable:
     )
 
 
+def asked_pause(error: LonghaulError) -> float:
+    """Seconds for which the API server asked to be left alone."""
+    busy = isinstance(error, Unavailable) and error.reason == BUSY
+    return error.retry_after_seconds if busy else 0.0
+
+
 def from_status(call: Call, code: int, status: Mapping[str, Any], retry_after: float | None = None) -> LonghaulError:
     """The error for an answer with HTTP status `code`; `status` is its `Status` object, `{}` where it had none."""
     message = str(status.get("message") or f"HTTP {code}")
@@ -78,7 +85,7 @@ def from_status(call: Call, code: int, status: Mapping[str, Any], retry_after: f
         delay = DEFAULT_RETRY_SECONDS if retry_after is None else retry_after
         return Unavailable(
             f"the Kubernetes API refused {call.described()} for now: {message}",
-            reason="CLUSTER_BUSY" if code == 429 else "CLUSTER_UNAVAILABLE",
+            reason=BUSY if code == 429 else "CLUSTER_UNAVAILABLE",
             retry_after_seconds=delay,
         )
     match code:

@@ -14,10 +14,10 @@ from typing import Generic
 
 from longhaul_core.clock import Clock
 from longhaul_core.cluster.kubernetes.api import Api, Collection, Raw
-from longhaul_core.cluster.kubernetes.errors import ResumePointGoneError
+from longhaul_core.cluster.kubernetes.errors import ResumePointGoneError, asked_pause
 from longhaul_core.cluster.kubernetes.store import R, Store
 from longhaul_core.cluster.kubernetes.timing import Backoff, Timing
-from longhaul_core.errors import LonghaulError, Unavailable
+from longhaul_core.errors import LonghaulError
 from longhaul_core.logging import get_logger
 
 log = get_logger(__name__)
@@ -63,8 +63,8 @@ class Reflector(Generic[R]):
                 pause = backoff.next_pause(first_free=True)
             except LonghaulError as error:
                 self._fail(error)
-                asked = error.retry_after_seconds if isinstance(error, Unavailable) else 0.0
-                pause = backoff.next_pause(at_least=min(asked, self.timing.backoff_longest))
+                asked = asked_pause(error)
+                pause = backoff.next_pause(min(asked, self.timing.backoff_longest), first_free=True)
             await self.clock.sleep(pause)
 
     async def synced(self) -> None:

@@ -59,10 +59,10 @@ class Backoff:
         self.failures = 0
 
     def next_pause(self, at_least: float = 0.0, *, first_free: bool = False) -> float:
-        """Count a failure and return the pause after it; with `first_free` none after the first in a row."""
+        """Count a failure and return the pause after it; with `first_free` only `at_least` after the first in a row."""
         doubled = self.base * float(2 ** min(self.failures, 16))
         self.failures += 1
         if first_free and self.failures == 1:
-            return 0.0
+            return at_least
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 (no secret depends on it)
         return max(at_least, min(doubled, self.longest) * jitter)

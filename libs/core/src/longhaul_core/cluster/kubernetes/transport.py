@@ -17,7 +17,14 @@ from typing import Any
 import aiohttp
 
 from longhaul_core.cluster.kubernetes.credentials import Credentials
-from longhaul_core.cluster.kubernetes.errors import Call, ResumePointGoneError, from_status, unreachable
+from longhaul_core.cluster.kubernetes.errors import (
+    BUSY,
+    Call,
+    ResumePointGoneError,
+    asked_pause,
+    from_status,
+    unreachable,
+)
 from longhaul_core.cluster.kubernetes.timing import Backoff, Timing
 from longhaul_core.errors import LonghaulError, Unavailable
 
@@ -62,7 +69,7 @@ class Transport:
                 async with self._gate:
                     return await self._ask_once(request)
             except Unavailable as error:
-                pause = backoff.next_pause(at_least=_asked_pause(error))
+                pause = backoff.next_pause(at_least=asked_pause(error))
                 if (
                     attempt == self.timing.attempts
                     or pause > self.timing.retry_longest
@@ -155,11 +162,7 @@ def _retry_after(response: aiohttp.ClientResponse) -> float | None:
     return float(value) if value.isdecimal() else None
 
 
-def _asked_pause(error: Unavailable) -> float:
-    return error.retry_after_seconds if error.reason == "CLUSTER_BUSY" else 0.0
-
-
 def _may_repeat(request: Request, error: LonghaulError) -> bool:
     """A request that was not executed for sure may always be repeated."""
-    refused = error.reason == "CLUSTER_BUSY" or isinstance(error.__cause__, _NOT_SENT)
+    refused = error.reason == BUSY or isinstance(error.__cause__, _NOT_SENT)
     return request.repeatable or refused

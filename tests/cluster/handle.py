@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from player import SCHEDULER, Player
 
 IMAGE = "registry.k8s.io/pause:3.10"
 OTHER_NAMESPACE = "team-b"
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 FAST = Timing(
     request=5.0,
     connect=1.0,
@@ -92,27 +90,24 @@ class SettlingCluster:
 class KubernetesHandle:
     """Works in a namespace of its own with the Pod Security level "restricted" and on nodes that it plays."""
 
-    def __init__(self, kubeconfig: Path, folder: Path, context: str = "") -> None:
+    def __init__(self, kubeconfig: Path, folder: Path, namespace: str = "longhaul-test") -> None:
         template = folder / "pod-template.yaml"
         template.write_text(yaml.safe_dump({"spec": {"schedulerName": SCHEDULER}}))
-        self.namespace = f"longhaul-test-{uuid.uuid4().hex[:8]}"
+        self.namespace = namespace
         self.options = KubernetesOptions(
             namespace=self.namespace,
             scope=(self.namespace, OTHER_NAMESPACE),
             kubeconfig=str(kubeconfig),
-            context=context,
             template=str(template),
         )
         self.kubeconfig = kubeconfig
         self.player = Player(Transport(Credentials(self.options), FAST), (self.namespace, OTHER_NAMESPACE))
         self.clusters: list[KubernetesCluster] = []
         self.cluster = self.another_client()
-        self.created: list[str] = []
 
     async def prepare(self) -> None:
-        for name in (self.namespace, OTHER_NAMESPACE):
-            if await self.player.ensure_namespace(name, RESTRICTED):
-                self.created.append(name)
+        for name in self.player.namespaces:
+            await self.player.ensure_namespace(name)
 
     def another_client(self) -> SettlingCluster:
         cluster = KubernetesCluster.open(self.options, SystemClock(), FAST)
@@ -137,8 +132,6 @@ class KubernetesHandle:
 
     async def close(self) -> None:
         await self.player.clear()
-        for name in self.created:
-            await self.player.remove_namespace(name)
         for cluster in self.clusters:
             await cluster.close()
         await self.player.transport.close()

@@ -17,6 +17,8 @@ from longhaul_core.errors import AlreadyExists, LonghaulError, NotFound
 
 Raw = dict[str, Any]
 SCHEDULER = "longhaul-test"
+MARK = "longhaul.dev/test"
+DERIVED_TAINT = "node.kubernetes.io/"
 GPU = "nvidia.com/gpu"
 POD_IP = "10.1.2.3"
 
@@ -39,9 +41,9 @@ class Player:
 
     async def add_node(self, name: str, gpus: int, labels: dict[str, str] | None = None) -> None:
         metadata = {"name": name, "labels": dict(labels or {})}
+        await self._ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self.nodes[name] = gpus
         self.alive.add(name)
-        await self._ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         devices = {GPU: str(gpus), "cpu": "64", "memory": "512Gi", "pods": "110"}
         await self._status(f"/api/v1/nodes/{name}", {"capacity": devices, "allocatable": devices})
         await self._ready(name, "True", "KubeletReady")
@@ -77,21 +79,23 @@ class Player:
             pass
 
     async def clear(self) -> None:
-        """Remove the played nodes and all pods of the namespaces."""
+        """Remove the played nodes and pods."""
         for pod in await self._pods():
             await self._delete(pod)
         for name in self.nodes:
             with contextlib.suppress(NotFound):
                 await self._ask("DELETE", f"/api/v1/nodes/{name}")
 
-    async def ensure_namespace(self, name: str, labels: dict[str, str]) -> bool:
-        """Create a namespace; whether it was not there before."""
+    async def ensure_namespace(self, name: str) -> None:
+        """Create a namespace for tests; one that somebody else made is not touched."""
+        labels = {MARK: "true", "pod-security.kubernetes.io/enforce": "restricted"}
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         try:
             await self._ask("POST", "/api/v1/namespaces", body)
         except AlreadyExists:
-            return False
-        return True
+            found = await self._ask("GET", f"/api/v1/namespaces/{name}")
+            if (found["metadata"].get("labels") or {}).get(MARK) != "true":
+                raise
 
     async def remove_namespace(self, name: str) -> None:
         await self._ask("DELETE", f"/api/v1/namespaces/{name}")
@@ -165,7 +169,7 @@ class Player:
         found: list[Raw] = []
         for namespace in self.namespaces:
             answer = await self._ask("GET", f"/api/v1/namespaces/{namespace}/pods")
-            found += answer["items"] or []
+            found += [pod for pod in answer["items"] or [] if pod["spec"].get("schedulerName") == SCHEDULER]
         return sorted(found, key=lambda pod: int(pod["metadata"]["resourceVersion"]))
 
     async def _ready(self, name: str, status: str, reason: str) -> None:
@@ -205,8 +209,9 @@ def _gpus(pod: Raw) -> int:
 def _fits(pod: Raw, node: Raw) -> bool:
     labels = node["metadata"].get("labels") or {}
     selected = all(labels.get(key) == value for key, value in (pod["spec"].get("nodeSelector") or {}).items())
-    taints = node["spec"].get("taints") or [] if "spec" in node else []
-    cordoned = (node.get("spec") or {}).get("unschedulable")
+    spec = node.get("spec") or {}
+    cordoned = spec.get("unschedulable")
+    taints = (taint for taint in spec.get("taints") or () if not taint["key"].startswith(DERIVED_TAINT))
     hard = [taint for taint in taints if taint["effect"] != "PreferNoSchedule"]
     tolerated = all(any(_tolerates(item, taint) for item in pod["spec"].get("tolerations", ())) for taint in hard)
     return selected and tolerated and not cordoned

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from longhaul_core.cluster.kubernetes.options import KubernetesOptions
 from longhaul_core.errors import FailedPrecondition
 
@@ -44,7 +46,7 @@ class Credentials:
                 client_configuration=configuration,
                 persist_config=False,
             )
-        except (config.ConfigException, OSError, ValueError, KeyError) as error:
+        except (config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
             raise FailedPrecondition(
                 f"no usable Kubernetes configuration: {error}",
                 reason="CLUSTER_CONFIG",

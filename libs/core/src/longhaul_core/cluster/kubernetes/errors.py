@@ -74,8 +74,7 @@ def unreachable(call: Call, error: BaseException) -> Unavailable:
 
 def asked_pause(error: LonghaulError) -> float:
     """Seconds for which the API server asked to be left alone."""
-    busy = isinstance(error, Unavailable) and error.reason == BUSY
-    return error.retry_after_seconds if busy else 0.0
+    return error.retry_after_seconds if isinstance(error, Unavailable) and error.reason == BUSY else 0.0
 
 
 def from_status(call: Call, code: int, status: Mapping[str, Any], retry_after: float | None = None) -> LonghaulError:

@@ -7,6 +7,7 @@ passes Pod Security "restricted" unless template or overlay leave it, and carrie
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 from longhaul_core.cluster.kubernetes.api import Raw
@@ -38,7 +39,7 @@ def build_manifest(spec: PodSpec, namespace: str, options: KubernetesOptions, te
         "metadata": {"name": spec.name, "namespace": namespace},
         "spec": _pod_spec(spec, options),
     }
-    manifest = lay_over(lay_over(template, own), spec.overlay)
+    manifest = deepcopy(lay_over(lay_over(template, own), spec.overlay))
     for field, values in (("labels", spec.labels), ("annotations", spec.annotations)):
         manifest["metadata"][field] = {**manifest["metadata"].get(field, {}), **values}
     pod = manifest["spec"]

@@ -37,7 +37,10 @@ CONTAINER_LISTS = ("containers", "initContainers")
 
 
 def lay_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> Raw:
-    """`base` with `top` over it: objects merge, lists merge by name or are joined, anything else is replaced."""
+    """`base` with `top` over it: objects merge, lists merge by name or are joined, anything else is replaced.
+
+    The result shares parts with both.
+    """
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
@@ -46,7 +49,7 @@ def lay_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> Raw:
         elif isinstance(below, list) and isinstance(value, list | tuple) and key not in _REPLACED:
             merged[key] = _merge_lists(below, list(value))
         else:
-            merged[key] = _copy(value)
+            merged[key] = value
     return merged
 
 
@@ -94,7 +97,7 @@ def _merge_lists(below: list[Any], above: list[Any]) -> list[Any]:
     for item in above:
         place = next((index for index, other in enumerate(merged) if _same(other, item)), None)
         if place is None:
-            merged.append(_copy(item))
+            merged.append(item)
         else:
             merged[place] = lay_over(merged[place], item)
     return merged
@@ -130,9 +133,3 @@ def _has(overlay: Mapping[str, Any], path: str) -> bool:
             return False
         value = value[key]
     return True
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value

@@ -70,13 +70,14 @@ class Store(Generic[R]):
         self._removed.add(uid)
         return self._drop(key, uid)
 
-    def replace(self, listed: Iterable[R], version: str, within: str = "") -> None:
+    def replace(self, records: Iterable[R], version: str, within: str = "") -> None:
         """Take a list at `version` for everything, or for everything in the namespace `within`."""
-        found = {record.key: record for record in listed}
+        found = {record.key: record for record in records}
         uids = {record.uid for record in found.values()}
         for key, known in list(self._records.items()):
-            listable = not within or key[0] == within
-            if listable and key not in found and not _newer(known.version, version):
+            listed = found.get(key)
+            gone = listed is None or listed.uid != known.uid
+            if gone and within in ("", key[0]) and not _newer(known.version, version):
                 del self._records[key]
         if not within:
             self._removed &= uids

@@ -254,6 +254,36 @@ async def test_own_writes_are_seen_before_the_watch_tells(
         assert [seen.uid for seen in await inner.list_pods()] == [again.uid]
 
 
+async def test_heartbeats_of_kubelets_give_no_hints(
+    server: FakeKubernetes, handle: Any, eventually: Eventually
+) -> None:
+    async with watching(handle.cluster) as events:
+        for beat in range(20):
+            node = server.objects.get("nodes", "", "n0")
+            ready = [{**node["status"]["conditions"][0], "lastHeartbeatTime": f"beat {beat}"}]
+            server.objects.replace("nodes", {**node, "status": {**node["status"], "conditions": ready}})
+        await handle.add_node("late")
+        await see(eventually, handle.cluster, "late")
+        assert ClusterEvent(EventKind.NODE, "n0") not in events
+
+
+async def test_watch_forbidden_in_the_middle_ages_and_recovers(
+    server: FakeKubernetes, handle: Any, eventually: Eventually
+) -> None:
+    async with watching(handle.cluster):
+        server.ledger.denied.add(("watch", "nodes"))
+        server.cut_watches()
+
+        async def old() -> bool:
+            return handle.cluster.staleness() > 0.8
+
+        await eventually(old)
+        assert len(await handle.cluster.list_nodes()) == 2
+        server.ledger.denied.clear()
+        await handle.add_node("late")
+        await see(eventually, handle.cluster, "late")
+
+
 def _write_ready(server: FakeKubernetes, name: str, status: str) -> None:
     node = server.objects.get("nodes", "", name)
     condition = {"type": "Ready", "status": status, "reason": "x", "lastTransitionTime": "2026-01-01T00:00:00Z"}

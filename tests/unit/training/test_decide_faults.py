@@ -249,6 +249,17 @@ def test_epoch_that_never_steps_is_started_again() -> None:
     assert control.epoch == 2
 
 
+def test_run_that_keeps_hanging_gets_new_pods() -> None:
+    run = make_run(RunState.RUNNING, failures=FailureRecord((("HANG", 2),), 2, last_step=40))
+    stuck = {
+        name: make_agent(run, name, workers=(WorkerView(i, "stepping", 40, silent_seconds=61.0),))
+        for i, name in enumerate((FIRST, SECOND))
+    }
+    control = changed(decide(run, make_world(run, agents=stuck)))
+    assert control.recovery is RecoveryAction.POD
+    assert [(slot.incarnation, slot.node) for slot in control.slots] == [(2, "node-0"), (2, "node-1")]
+
+
 DRAIN = DrainView("s1", computes=True, cause="XID_79", requested_at=NOW - 1)
 
 
@@ -280,6 +291,21 @@ def test_drain_of_a_node_that_no_longer_computes_is_left_at_once() -> None:
     control = changed(decide(run, world))
     assert control.state is RunState.RECOVERING
     assert control.slots[1].node == ""
+
+
+def test_drain_that_is_withdrawn_lets_the_run_go_on_where_it_is() -> None:
+    run = make_run(RunState.RUNNING, stopping=Stopping(StopPurpose.DRAIN, 1, NOW - 5))
+    stopped = with_reports(make_world(run), exits=exits(run, (0, 82), (1, 82)))
+    control = changed(decide(run, stopped))
+    assert control.reason.code == "WORKER_PREEMPTED"
+    assert control.slots == run.control.slots
+    ignored = make_run(RunState.RUNNING, stopping=Stopping(StopPurpose.DRAIN, 1, NOW - 61))
+    assert changed(decide(ignored, make_world(ignored))).stopping is None
+
+
+def test_resumed_run_is_not_late_because_of_its_old_epoch() -> None:
+    run = make_run(RunState.ADMITTED, epoch=2, registered_epoch=2, epoch_since=NOW - 9000)
+    assert changed(decide(run, make_world(run))).state is RunState.PREFLIGHT
 
 
 def test_drain_costs_no_budget() -> None:

@@ -90,6 +90,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         runs,
         leadership,
         identity,
+        clock,
         _pod_environment(settings, context.address),
         wakeup.set,
     )

@@ -73,7 +73,9 @@ class FakeCluster:
         self._nodes[name] = replace(self._node(name), ready=True, silent_since=None)
         self._board.node_changed(name)
         for pod in self._on(name):
-            if pod.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN):
+            if pod.phase.terminal and pod.deletion_requested:
+                self._remove(pod)
+            elif pod.phase in (PodPhase.RUNNING, PodPhase.UNKNOWN):
                 self._end(pod, PodReason.NODE_LOST, f"node {name} died and its pods with it", None)
         self._settle()
 

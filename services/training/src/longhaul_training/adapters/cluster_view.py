@@ -28,8 +28,9 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ClusterSnapshot:
-    """Nodes and this installation's pods at one moment."""
+    """Nodes and this installation's pods as listed from `listed_at` on (monotonic seconds)."""
 
+    listed_at: float = float("-inf")
     nodes: Sequence[Node] = ()
     pods: Sequence[Pod] = ()
     by_owner: Mapping[str, tuple[Pod, ...]] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class ClusterView:
         for pod in pods:
             uid = pod.labels.get(LABEL_OWNER_UID, "")
             owners[uid] = (*owners.get(uid, ()), pod)
-        self._snapshot = ClusterSnapshot(nodes, pods, owners)
+        self._snapshot = ClusterSnapshot(now, nodes, pods, owners)
         return self._snapshot
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from longhaul_core.clock import Clock
@@ -52,13 +52,14 @@ class Look:
     cluster: ClusterSnapshot
     nodes: Mapping[str, NodeView]
     projects: Mapping[str, ResourceRow]
+    created: Sequence[Claim]
     queue_blocked_by: str = ""
     placed: dict[str, list[Claim]] = field(default_factory=dict)
     spares: dict[str, SpareDemand] = field(default_factory=dict)
 
     def claims(self) -> list[Claim]:
-        """Every GPU that is taken, by database or by cluster."""
-        return [*self.cluster.claims(), *(claim for claims in self.placed.values() for claim in claims)]
+        """Every GPU that is taken: in the cluster, being taken there right now, or promised in the database."""
+        return [*self.cluster.claims(), *self.created, *(claim for claims in self.placed.values() for claim in claims)]
 
     def capacity(self) -> Capacity:
         """What can still be placed."""
@@ -147,6 +148,7 @@ class Controller:
 
     async def look(self, term: int) -> None:
         """One pass over all runs and tasks."""
+        self._parts.executor.check()
         for mirror in (self._projects, self._runs, self._tasks):
             await mirror.refresh()
         cluster = await self._parts.cluster.snapshot()
@@ -154,6 +156,7 @@ class Controller:
             cluster,
             cluster.node_views(self._parts.health.drains),
             {row.id: row for row in self._projects.items.values()},
+            self._parts.executor.claims(cluster.listed_at),
         )
         runs, tasks = self._live(cluster)
         for stored in runs:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from longhaul_core.cluster import Cluster
+from longhaul_core.clock import Clock
+from longhaul_core.cluster import Cluster, PodSpec
 from longhaul_core.errors import Aborted, AlreadyExists, LonghaulError, NotFound
 from longhaul_core.logging import get_logger
 
@@ -35,6 +36,7 @@ from longhaul_training.domain.actions import (
     StartEpoch,
     StopAfterCheckpoint,
 )
+from longhaul_training.domain.placement import Claim
 from longhaul_training.domain.states import ResumePoint
 from longhaul_training.domain.tasks import CreateTaskPod
 
@@ -57,6 +59,7 @@ class Executor:
         runs: RunStore,
         leadership: Leadership,
         identity: PodIdentity,
+        clock: Clock,
         environment: PodEnvironment,
         wake: Callable[[], None],
     ) -> None:
@@ -67,11 +70,14 @@ class Executor:
         self._runs = runs
         self._leadership = leadership
         self._identity = identity
+        self._clock = clock
         self._environment = environment
         self._wake = wake
         self._gate = asyncio.Semaphore(CONCURRENCY)
         self._under_way: dict[Any, asyncio.Task[None]] = {}
         self._failing: set[Any] = set()
+        self._creations: dict[str, tuple[Claim, float]] = {}
+        self._defect: BaseException | None = None
 
     def for_run(self, stored: StoredRun, action: Action, namespace: str) -> None:
         """Starts one action of a run."""
@@ -108,6 +114,21 @@ class Executor:
         """Tells gpuhealth that a node is free."""
         self._start(action, lambda: self._health.acknowledge(action))
 
+    def claims(self, listed_at: float) -> list[Claim]:
+        """GPUs of pods whose creation ended, well or not, after a listing began: that listing may lack them."""
+        self._creations = {pod: entry for pod, entry in self._creations.items() if entry[1] >= listed_at}
+        return [claim for claim, _ in self._creations.values()]
+
+    def check(self) -> None:
+        """Raises what an action raised that no error of this system explains: the process must not go on."""
+        if self._defect is not None:
+            raise self._defect
+
+    async def settle(self) -> None:
+        """Waits until nothing is under way."""
+        while self._under_way:
+            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
     async def close(self) -> None:
         """Waits for nothing: what is under way is dropped, the next leader decides it again."""
         tasks = list(self._under_way.values())
@@ -120,7 +141,12 @@ class Executor:
             return
         task = asyncio.create_task(self._guarded(key, act))
         self._under_way[key] = task
-        task.add_done_callback(lambda _: self._under_way.pop(key, None))
+        task.add_done_callback(lambda ended: self._ended(key, ended))
+
+    def _ended(self, key: Any, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            self._defect = self._defect or task.exception()
 
     async def _guarded(self, key: Any, act: Callable[[], Awaitable[None]]) -> None:
         async with self._gate:
@@ -132,14 +158,19 @@ class Executor:
                 if key not in self._failing:
                     log.warning("action failed", action=repr(key), reason=error.reason, error=str(error))
                 self._failing.add(key)
-                await asyncio.sleep(FAILURE_PAUSE_SECONDS)
+                await self._clock.sleep(FAILURE_PAUSE_SECONDS)
                 return
             self._failing.discard(key)
         self._wake()
 
-    async def _create(self, spec: Any) -> None:
-        with suppress(AlreadyExists):
-            await self._cluster.create_pod(spec)
+    async def _create(self, spec: PodSpec) -> None:
+        claim = Claim(spec.name, spec.node or "", spec.gpus)
+        self._creations[spec.name] = (claim, float("inf"))
+        try:
+            with suppress(AlreadyExists):
+                await self._cluster.create_pod(spec)
+        finally:
+            self._creations[spec.name] = (claim, self._clock.monotonic())
 
     async def _delete(self, namespace: str, action: DeletePod) -> None:
         self._hub.dismiss(action.pod, "the pod is no longer needed")

@@ -162,7 +162,9 @@ def _stepping(run: Run, world: World) -> Decision:
     if faults:
         return Act() if fault_rules.unsettled(faults, world) else recover(run, world, faults)
     if control.stopping is not None:
-        return _ask_to_stop(run, control.stopping)
+        # A drain that was withdrawn while it had no effect is forgotten.
+        expired = fault_rules.stopped(run, world)
+        return amend(run, stopping=None) if expired else _ask_to_stop(run, control.stopping)
     if run.desired.wish is Wish.PAUSE:
         return amend(run, stopping=Stopping(StopPurpose.PAUSE, control.epoch, world.now))
     draining = fault_rules.draining_slots(run, world)

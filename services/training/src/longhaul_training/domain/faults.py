@@ -20,7 +20,7 @@ from longhaul_training.domain.observations import (
     WorkerPhase,
     World,
 )
-from longhaul_training.domain.states import GROUPING_STATES, STEPPING_STATES, RecoveryAction, Run, RunState, Slot
+from longhaul_training.domain.states import STEPPING_STATES, RecoveryAction, Run, RunState, Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,8 @@ def _unreachable(
 
 def _worker_faults(run: Run, world: World) -> Iterator[Fault]:
     """Workers of the present epoch that ended, unless they were asked to or the run has finished."""
-    epoch, stopping = run.control.epoch, run.control.stopping
+    epoch = run.control.epoch
+    leaving = run.control.stopping is not None and not stopped(run, world)
     if world.training.finished_epoch == epoch:
         return
     by_pod = {run.pod_name(slot): slot for slot in run.control.slots}
@@ -135,7 +136,7 @@ def _worker_faults(run: Run, world: World) -> Iterator[Fault]:
         if exit_.epoch != epoch or slot is None:
             continue
         cause = causes.worker_cause(exit_.exit_code)
-        if stopping is not None and stopping.epoch == epoch and cause.kind in (Kind.DISRUPTION, Kind.PEER):
+        if leaving and cause.kind in (Kind.DISRUPTION, Kind.PEER):
             continue
         if cause is causes.WORKER_LEFT and world.now - exit_.at < world.limits.lost_silence:
             continue
@@ -180,7 +181,7 @@ def stopped(run: Run, world: World) -> bool:
 def _late_start(run: Run, world: World) -> Fault | None:
     """A regrouping whose agents have all joined but whose workers do not get to step."""
     control = run.control
-    if control.state not in GROUPING_STATES or control.epoch == 0 or control.epoch != control.registered_epoch:
+    if control.state not in (RunState.RENDEZVOUS, RunState.RECOVERING) or control.epoch != control.registered_epoch:
         return None
     waited = world.now - max(control.epoch_since, control.backoff_until)
     if waited < world.limits.start or not all(slot.joined for slot in control.slots):

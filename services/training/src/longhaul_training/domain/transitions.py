@@ -63,7 +63,7 @@ def recover(run: Run, world: World, faults: tuple[Fault, ...]) -> Change:
     if exhausted(failures, fault.cause, _names_of_kind(fault.cause)):
         failed = replace(run, control=replace(control, failures=failures))
         return end(failed, world, RunState.FAILED, _failure_reason(fault, failures.count(fault.cause.name)))
-    action = escalate(fault.action, failures) if fault.slot >= 0 else fault.action
+    action = escalate(fault.action, failures)
     slots, broadest = _replace_slots(control.slots, faults, action)
     epoch = control.epoch + 1
     incidents = open_incident(
@@ -156,6 +156,9 @@ def _replace_slots(
 ) -> tuple[tuple[Slot, ...], RecoveryAction]:
     """New incarnations for slots whose pod or node is given up, and the broadest action taken."""
     wanted: dict[int, RecoveryAction] = {faults[0].slot: first_action}
+    if faults[0].slot < 0 and first_action in (RecoveryAction.POD, RecoveryAction.NODE):
+        # Nobody in particular is to blame, and restarting the workers did not help: all pods are made anew.
+        wanted = {slot.index: RecoveryAction.POD for slot in slots}
     for fault in faults[1:]:
         known = wanted.get(fault.slot, RecoveryAction.PROCESS)
         wanted[fault.slot] = max(known, fault.action, key=_ORDER.index)

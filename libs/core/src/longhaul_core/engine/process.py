@@ -137,9 +137,9 @@ class WorkerProcess:
 def _resident_bytes(pid: int) -> int:
     """Resident memory of a process and its descendants."""
     total = 0
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.Error):
         root = psutil.Process(pid)
         for process in [root, *root.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):
                 total += process.memory_info().rss
     return total

@@ -46,7 +46,8 @@ class RayEngine:
         owns_connection: bool = False,
     ) -> None:
         self._capacity = capacity
-        self._remote: Any = ray.remote(**_TASK_OPTIONS)(stream_task).options(num_cpus=cpus, memory=memory_bytes or None)
+        self._options = {**_TASK_OPTIONS, "num_cpus": cpus, "memory": memory_bytes or None}
+        self._remote: Any = ray.remote(**self._options)(stream_task)
         self._start_timeout_seconds = start_timeout_seconds
         self._import_path = tuple(import_path)
         self._owns_connection = owns_connection
@@ -147,6 +148,8 @@ class RayEngine:
             except RayError as error:
                 raise WorkerDied(path, detail=_detail(error)) from error
             except BaseException:
+                # Ray reuses a worker for the same function, even one that a cancellation is killing: take a new one.
+                self._remote = ray.remote(**self._options)(stream_task)
                 await asyncio.shield(_cancel(stream))
                 raise
         raise WorkerDied(path, detail=f"{_START_ATTEMPTS} workers in a row, before they had the task")

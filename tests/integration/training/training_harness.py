@@ -26,6 +26,7 @@ from longhaul.training.v1 import (
     plan_pb2_grpc,
     project_pb2,
     project_pb2_grpc,
+    task_pb2,
     task_pb2_grpc,
     training_run_pb2,
     training_run_pb2_grpc,
@@ -241,6 +242,17 @@ class Lab:
 
     def get_run(self, run_id: str) -> training_run_pb2.TrainingRun:
         return self.runs.GetTrainingRun(training_run_pb2.GetTrainingRunRequest(name=run_name(run_id)))
+
+    def create_burn_in(self, task_id: str) -> task_pb2.Task:
+        arguments = Struct()
+        arguments.update({"seconds": 0.2, "matrix_size": 64, "memory_bytes": 65536})
+        spec = task_pb2.TaskSpec(
+            kind=task_pb2.TASK_KIND_BURN_IN, arguments=arguments, result_key=f"projects/lab/{task_id}.json", gpus=1
+        )
+        return self.tasks.CreateTask(task_pb2.CreateTaskRequest(parent=PARENT, task_id=task_id, spec=spec))
+
+    def get_task(self, task_id: str) -> task_pb2.Task:
+        return self.tasks.GetTask(task_pb2.GetTaskRequest(name=f"{PARENT}/tasks/{task_id}"))
 
     def state(self, run_id: str) -> str:
         value = self.get_run(run_id).status.state

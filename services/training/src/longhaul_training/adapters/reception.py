@@ -17,11 +17,12 @@ from longhaul_training.adapters.commands import Acknowledge, Redirect
 from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import Leadership, is_stale
 from longhaul_training.adapters.pod_identity import PodIdentity
-from longhaul_training.adapters.report_store import Report, ReportStore, StepReport
+from longhaul_training.adapters.report_store import NoticeReport, Report, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.domain.observations import WorkerView
 
 RETRY_SECONDS = 0.5
+GATHER_SECONDS = 0.2
 # Rows between looks whether a run's table should be archived.
 ARCHIVE_EVERY_ROWS = 512
 
@@ -111,21 +112,33 @@ class ReportDesk:
         self._wake = wake
         self._waiting: list[tuple[int, Report]] = []
         self._filled = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._rows = 0
 
     def hand_in(self, sequence: int, report: Report) -> None:
         """Queues a report."""
         self._waiting.append((sequence, report))
         self._filled.set()
+        if not isinstance(report, StepReport | NoticeReport):
+            self._urgent.set()
 
     async def run(self) -> None:
         """Commits until cancelled, or until another replica leads."""
         while True:
             await self._filled.wait()
+            await self._gather()
             self._filled.clear()
+            self._urgent.clear()
             batch, self._waiting = self._waiting, []
             if not await self._commit(batch):
                 return
+
+    async def _gather(self) -> None:
+        """Lets metric rows come together, so that fast steps don't cost a transaction each; what is urgent goes now."""
+        try:
+            await asyncio.wait_for(self._urgent.wait(), GATHER_SECONDS)
+        except TimeoutError:
+            return
 
     async def _commit(self, batch: list[tuple[int, Report]]) -> bool:
         session = self._session

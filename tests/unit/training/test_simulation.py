@@ -18,7 +18,7 @@ from longhaul_training.domain.states import RunState
 from simulation import PROJECT, STEPS, TOKEN_SET, Simulation
 
 FIRST_SEED, SEEDS = (
-    int(os.environ.get(f"LONGHAUL_SIMULATION_{name}", default)) for name, default in (("FIRST_SEED", 0), ("SEEDS", 16))
+    int(os.environ.get(f"LONGHAUL_SIMULATION_{name}", default)) for name, default in (("FIRST_SEED", 0), ("SEEDS", 28))
 )
 FAULT_SECONDS = 70
 CALM_SECONDS = 400

@@ -47,9 +47,10 @@ def check_node(data: ReportData, faults: FaultRecord) -> str:
     incident = found[0]
     assert incident.node == faults.lost_node, f"{incident.node} was quarantined, not {faults.lost_node}"
     assert incident.HasField("recovered_time"), f"the run did not recover from the loss of {incident.node}"
-    used = {rank.node for rank in data.run.status.ranks}
+    used = faults.last_nodes
+    assert used, "the nodes that the run ended on were not seen"
     assert faults.lost_node not in used, f"the run ended on the quarantined node {faults.lost_node}"
-    return f"{incident.node} → {', '.join(sorted(used))}; {_split(incident)}"
+    return f"{incident.node} → {', '.join(used)}; {_split(incident)}"
 
 
 def _split(incident: training_run_pb2.Incident) -> str:

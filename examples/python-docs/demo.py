@@ -82,6 +82,7 @@ def remembered(data_dir: Path, faults: FaultRecord) -> FaultRecord:
         earlier = FaultRecord(**json.loads(path.read_text()))
         faults.killed_pid = faults.killed_pid or earlier.killed_pid
         faults.lost_node = faults.lost_node or earlier.lost_node
+        faults.last_nodes = faults.last_nodes or earlier.last_nodes
     path.write_text(json.dumps(asdict(faults)))
     return faults
 

@@ -12,8 +12,8 @@ from longhaul_client import Client
 from longhaul_client.sdk import call
 from longhaul_client.watching import TERMINAL_RUN_STATES
 
-WORKER_KILLED_AFTER_STEP = 60
-NODE_LOST_AFTER_STEP = 140
+WORKER_KILLED_AFTER_STEP = 180
+NODE_LOST_AFTER_STEP = 400
 POLL_SECONDS = 0.2
 
 
@@ -25,6 +25,7 @@ class FaultRecord:
     killed_at: float = 0.0
     lost_node: str = ""
     lost_at: float = 0.0
+    last_nodes: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
 
 
@@ -57,6 +58,7 @@ class FaultInjector:
                 return
             if status.state != training_run_pb2.TRAINING_RUN_STATE_RUNNING or not status.ranks:
                 continue
+            self.record.last_nodes = sorted({rank.node for rank in status.ranks})
             if not self.record.killed_pid:
                 if status.step > WORKER_KILLED_AFTER_STEP:
                     self._kill_worker(status.ranks[-1])

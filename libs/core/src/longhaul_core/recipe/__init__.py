@@ -1,4 +1,4 @@
-"""Sections of a recipe that the client and the services share. The whole document is read by longhaul_client.recipes."""
+"""Sections of a recipe that client and services share; longhaul_client.recipes reads the whole document."""
 
 from longhaul_core.recipe.cleaning import CleaningConfig, ExtractionMode, FilterConfig, SourceConfig, SourceKind
 from longhaul_core.recipe.corpus import (

@@ -1,4 +1,4 @@
-"""What the trainer is told: the one configuration that the client writes, the controller checks and the workers read."""
+"""What the trainer is told: one configuration that the client writes, the controller checks, the workers read."""
 
 from enum import StrEnum
 from typing import Self

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import regex
 
-CONTEXT_WORDS = 48
-CONTINUATION_WORDS = 16
+CONTEXT_WORDS = 24
+CONTINUATION_WORDS = 12
 TEXT_CHARACTERS = 4096
 """A bits-per-byte text is cut at a word after this many characters: evaluation runs on every checkpoint."""
 _NEIGHBOURS_A_CHOICE = 4

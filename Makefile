@@ -8,7 +8,7 @@ PACKAGES := libs/protos libs/core libs/client services/ingest services/corpus se
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type proto proto-check test-cluster up down clean
+.PHONY: help setup demo test lint type docs proto proto-check test-cluster up down clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -30,7 +30,11 @@ proto-check: $(STAMP) ## fail if the generated code differs from protos/, or buf
 	@$(BIN)/python scripts/generate_protos.py --check
 	@cd protos && ../$(BIN)/buf lint
 
-lint: $(STAMP) proto-check ## ruff, import layers, protos
+docs: $(STAMP) ## regenerate docs/recipe.md and docs/settings.md
+	@$(BIN)/python scripts/generate_docs.py
+
+lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages
+	@$(BIN)/python scripts/generate_docs.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache

@@ -42,7 +42,12 @@ def base(breakable: Installation, documents: Path, tmp_path_factory: pytest.Temp
         "data": {"sequence_length": 64, "global_batch_size": 4, "micro_batch_size": 2},
         "validation": {"every_steps": 20, "sequences": 4},
     }
-    document = recipe("unbroken", documents, training=training, evaluation={"tasks": []})
+    document = recipe(
+        "unbroken",
+        documents,
+        training=training,
+        evaluation={"tasks": [{"task": "bits_per_byte"}], "every_steps": STEPS},
+    )
     path = write_recipe(tmp_path_factory.mktemp("crashes") / "recipe.yaml", document)
     with breakable.client() as client:
         read = read_recipe(path)

@@ -49,7 +49,7 @@ DEFAULT_TASKS = (EvaluationTask(task="bits_per_byte"), EvaluationTask(task="cloz
 class EvaluationSection(Section):
     """What every committed checkpoint is scored with."""
 
-    tasks: list[EvaluationTask] = Field(default_factory=lambda: list(DEFAULT_TASKS))
+    tasks: list[EvaluationTask] = Field(default_factory=lambda: list(DEFAULT_TASKS), min_length=1)
     every_steps: NonNegativeInt = Field(0, description="only checkpoints at a multiple of this; 0: every one")
     batch_size: PositiveInt = Field(8, description="pinned: it moves scores")
     seed: NonNegativeInt = 0

@@ -21,6 +21,7 @@ from longhaul_client import Client, read_recipe, submit
 from longhaul_client.local import Layout, UpOptions, down, up
 from longhaul_client.local.control import AUTO_PORTS
 from longhaul_client.report import collect, render
+from longhaul_core.errors import LonghaulError
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "recipe.yaml"
@@ -40,6 +41,9 @@ def main() -> int:
     started = time.monotonic()
     try:
         passed = run_demo(data_dir)
+    except LonghaulError as error:
+        print(f"error: {error}\nto start anew: make demo CLEAN=1")
+        passed = False
     finally:
         down(data_dir)
     print(f"\ntook {time.monotonic() - started:.0f} s")

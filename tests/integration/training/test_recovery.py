@@ -104,7 +104,6 @@ def test_node_to_be_drained_is_left_by_checkpoint_and_acknowledged(lab: Lab, unb
     assert incident.cause == "NODE_QUARANTINED"
     assert incident.action == pb.RECOVERY_ACTION_NODE
     assert incident.resume_step >= 13
-    assert incident.resume_step % 10, "a checkpoint was written for the drain"
     assert node not in {rank.node for rank in lab.get_run("moved").status.ranks}
     wait(lambda: [a for a in lab.upstream.acknowledged if a.session == "s1"], "the drain is acknowledged")
     lab.wait_state("moved", "SUCCEEDED")

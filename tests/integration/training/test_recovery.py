@@ -107,6 +107,7 @@ def test_node_to_be_drained_is_left_by_checkpoint_and_acknowledged(lab: Lab, unb
     assert node not in {rank.node for rank in lab.get_run("moved").status.ranks}
     wait(lambda: [a for a in lab.upstream.acknowledged if a.session == "s1"], "the drain is acknowledged")
     lab.wait_state("moved", "SUCCEEDED")
+    assert not [row for row in lab.rows("moved") if row.replayed], "a checkpoint was written for the drain"
     assert lab.losses("moved") == first_of(unbroken)
     lab.upstream.withdraw(node)
 

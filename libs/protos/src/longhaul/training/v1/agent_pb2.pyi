@@ -154,6 +154,8 @@ class Join(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """projects/{project}/trainingRuns/{id}"""
     pod: _builtins.str
@@ -173,6 +175,14 @@ class Join(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
         """State of the workers of that epoch, so that a new leader knows without restarting anything."""
 
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[_training_run_pb2.PreflightCheck]:
+        """What the agent's own quick checks found."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The agent's clock as it sent this."""
+
     def __init__(
         self,
         *,
@@ -187,10 +197,12 @@ class Join(_message.Message):
         workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
         host: _builtins.str = ...,
         last_sequence: _builtins.int = ...,
+        checks: _abc.Iterable[_training_run_pb2.PreflightCheck] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "gpus", b"gpus", "host", b"host", "incarnation", b"incarnation", "last_sequence", b"last_sequence", "node", b"node", "pod", b"pod", "run", b"run", "slot", b"slot", "term", b"term", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "epoch", b"epoch", "gpus", b"gpus", "host", b"host", "incarnation", b"incarnation", "last_sequence", b"last_sequence", "node", b"node", "pod", b"pod", "run", b"run", "slot", b"slot", "term", b"term", "time", b"time", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -208,6 +220,7 @@ class WorkerStatus(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     SILENT_SECONDS_FIELD_NUMBER: _builtins.int
+    OWN_SECONDS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     local_rank: _builtins.int
     process_id: _builtins.int
@@ -216,6 +229,8 @@ class WorkerStatus(_message.Message):
     """As in RankStatus."""
     silent_seconds: _builtins.float
     """Seconds since the worker last reported progress."""
+    own_seconds: _builtins.float
+    """Median over its last steps of the time it spent on its own work (data and forward pass), not waiting for others; 0: unknown."""
     def __init__(
         self,
         *,
@@ -225,10 +240,11 @@ class WorkerStatus(_message.Message):
         step: _builtins.int = ...,
         phase: _builtins.str = ...,
         silent_seconds: _builtins.float = ...,
+        own_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["local_rank", b"local_rank", "phase", b"phase", "process_id", b"process_id", "rank", b"rank", "silent_seconds", b"silent_seconds", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["local_rank", b"local_rank", "own_seconds", b"own_seconds", "phase", b"phase", "process_id", b"process_id", "rank", b"rank", "silent_seconds", b"silent_seconds", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,6 +578,7 @@ class StartEpoch(_message.Message):
     TOKEN_SET_MANIFEST_KEY_FIELD_NUMBER: _builtins.int
     RESUME_MANIFEST_KEY_FIELD_NUMBER: _builtins.int
     RESUME_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PROGRAM_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     world_size: _builtins.int
     rendezvous_address: _builtins.str
@@ -571,6 +588,10 @@ class StartEpoch(_message.Message):
     """Manifest key of the checkpoint to begin with; empty: from step 0."""
     resume_checkpoint: _builtins.str
     """Name of that checkpoint."""
+    program: _builtins.str
+    """"" or "train": make steps. "check": check this pod and its way to the others of the group; results come as events
+    of type NODE_CHECKED.
+    """
     @_builtins.property
     def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Global ranks of this pod's workers, by local rank."""
@@ -588,10 +609,11 @@ class StartEpoch(_message.Message):
         token_set_manifest_key: _builtins.str = ...,
         resume_manifest_key: _builtins.str = ...,
         resume_checkpoint: _builtins.str = ...,
+        program: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["trainer_config", b"trainer_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "ranks", b"ranks", "rendezvous_address", b"rendezvous_address", "resume_checkpoint", b"resume_checkpoint", "resume_manifest_key", b"resume_manifest_key", "token_set_manifest_key", b"token_set_manifest_key", "trainer_config", b"trainer_config", "world_size", b"world_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "program", b"program", "ranks", b"ranks", "rendezvous_address", b"rendezvous_address", "resume_checkpoint", b"resume_checkpoint", "resume_manifest_key", b"resume_manifest_key", "token_set_manifest_key", b"token_set_manifest_key", "trainer_config", b"trainer_config", "world_size", b"world_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -130,6 +130,10 @@ class RunResources(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    MINIMUM_NODES_FIELD_NUMBER: _builtins.int
+    NODE_FAILURES_PER_DAY_FIELD_NUMBER: _builtins.int
+    NODE_REPAIR_HOURS_FIELD_NUMBER: _builtins.int
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
     nodes: _builtins.int
     gpus_per_node: _builtins.int
     spares: _builtins.int
@@ -140,6 +144,16 @@ class RunResources(_message.Message):
     """Node pool; empty: any."""
     image: _builtins.str
     """Image of the trainer; empty: the installation's."""
+    minimum_nodes: _builtins.int
+    """Fewest nodes that the run goes on with when a lost one can't be replaced; 0: it waits for a replacement."""
+    node_failures_per_day: _builtins.float
+    """Failures of a node a day. Above 0, spares are sized so that they suffice 99 % of the time, `spares` being the least."""
+    node_repair_hours: _builtins.float
+    """How long a failed node is away, for that sizing; 0: 24."""
+    preflight: _builtins.str
+    """"quick": agents check storage, clock, disk, memory and GPUs as they join. "full": also GPU burn-in against peers,
+    memory, all-reduce bandwidth, data, resume and evaluation drills, in pairs of nodes. "off": nothing. Empty: quick.
+    """
     def __init__(
         self,
         *,
@@ -149,10 +163,14 @@ class RunResources(_message.Message):
         priority: _builtins.int = ...,
         pool: _builtins.str = ...,
         image: _builtins.str = ...,
+        minimum_nodes: _builtins.int = ...,
+        node_failures_per_day: _builtins.float = ...,
+        node_repair_hours: _builtins.float = ...,
+        preflight: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus_per_node", b"gpus_per_node", "image", b"image", "nodes", b"nodes", "pool", b"pool", "priority", b"priority", "spares", b"spares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus_per_node", b"gpus_per_node", "image", b"image", "minimum_nodes", b"minimum_nodes", "node_failures_per_day", b"node_failures_per_day", "node_repair_hours", b"node_repair_hours", "nodes", b"nodes", "pool", b"pool", "preflight", b"preflight", "priority", b"priority", "spares", b"spares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,12 +208,21 @@ class TrainingRunSpec(_message.Message):
     RECIPE_FIELD_NUMBER: _builtins.int
     CODE_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    REFERENCE_RUN_FIELD_NUMBER: _builtins.int
+    REFERENCE_BASIS_FIELD_NUMBER: _builtins.int
+    REFERENCE_MARGIN_FIELD_NUMBER: _builtins.int
     token_set: _builtins.str
     """Name of the token set; it may not exist yet."""
     recipe: _builtins.str
     """The resolved recipe, kept as it was submitted (YAML)."""
     code_version: _builtins.str
     """Version of the code that submitted it."""
+    reference_run: _builtins.str
+    """A run that this one is compared with: falling behind its loss at equal tokens or FLOPs raises an event."""
+    reference_basis: _builtins.str
+    """"tokens" or "flops"; empty: tokens."""
+    reference_margin: _builtins.float
+    """Loss by which it may be behind, nats; 0: 0.05."""
     @_builtins.property
     def trainer_config(self) -> _struct_pb2.Struct:
         """longhaul_core.recipe.TrainerConfig as JSON: model, optimizer, schedule, data, checkpoints, seed."""
@@ -213,10 +240,13 @@ class TrainingRunSpec(_message.Message):
         recipe: _builtins.str = ...,
         code_version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        reference_run: _builtins.str = ...,
+        reference_basis: _builtins.str = ...,
+        reference_margin: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "trainer_config", b"trainer_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "labels", b"labels", "recipe", b"recipe", "resources", b"resources", "token_set", b"token_set", "trainer_config", b"trainer_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code_version", b"code_version", "labels", b"labels", "recipe", b"recipe", "reference_basis", b"reference_basis", "reference_margin", b"reference_margin", "reference_run", b"reference_run", "resources", b"resources", "token_set", b"token_set", "trainer_config", b"trainer_config"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,6 +460,10 @@ class TrainingRunStatus(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     PENDING_REASON_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    SPARES_READY_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    ETA_ERROR_FIELD_NUMBER: _builtins.int
     state: Global___TrainingRunState.ValueType
     recovery_action: Global___RecoveryAction.ValueType
     epoch: _builtins.int
@@ -443,6 +477,12 @@ class TrainingRunStatus(_message.Message):
     """Name of the newest committed checkpoint."""
     pending_reason: _builtins.str
     """What a pending run lacks."""
+    nodes: _builtins.int
+    """Nodes that train now; fewer than asked for while an elastic run is short of nodes."""
+    spares_ready: _builtins.int
+    """Spare pods that have joined and passed their checks."""
+    eta_error: _builtins.float
+    """How wrong the earlier ETAs of this run were: mean of |predicted - known| / time then left; 0 before any could be judged."""
     @_builtins.property
     def reason(self) -> _resource_pb2.StateReason: ...
     @_builtins.property
@@ -463,6 +503,10 @@ class TrainingRunStatus(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreflightCheck]:
+        """What pre-flight found, node by node; the newest of each check."""
+
     def __init__(
         self,
         *,
@@ -486,14 +530,54 @@ class TrainingRunStatus(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         pending_reason: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        spares_ready: _builtins.int = ...,
+        checks: _abc.Iterable[Global___PreflightCheck] | None = ...,
+        eta_error: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "progress", b"progress", "reason", b"reason", "start_time", b"start_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "end_time", b"end_time", "epoch", b"epoch", "incidents", b"incidents", "inputs", b"inputs", "loss", b"loss", "pending_reason", b"pending_reason", "progress", b"progress", "ranks", b"ranks", "reason", b"reason", "recovery_action", b"recovery_action", "restarts", b"restarts", "start_time", b"start_time", "state", b"state", "step", b"step", "time", b"time", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps", "validation_loss", b"validation_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "checks", b"checks", "end_time", b"end_time", "epoch", b"epoch", "eta_error", b"eta_error", "incidents", b"incidents", "inputs", b"inputs", "loss", b"loss", "nodes", b"nodes", "pending_reason", b"pending_reason", "progress", b"progress", "ranks", b"ranks", "reason", b"reason", "recovery_action", b"recovery_action", "restarts", b"restarts", "spares_ready", b"spares_ready", "start_time", b"start_time", "state", b"state", "step", b"step", "time", b"time", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps", "validation_loss", b"validation_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingRunStatus: _TypeAlias = TrainingRunStatus  # noqa: Y015
+
+@_typing.final
+class PreflightCheck(_message.Message):
+    """One line of the pre-flight checklist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    check: _builtins.str
+    """"storage", "clock", "scratch", "memory", "gpus", "gemm", "gpu_memory", "all_reduce", "data", "resume", "evaluation"."""
+    passed: _builtins.bool
+    message: _builtins.str
+    """What was measured, for a person."""
+    value: _builtins.float
+    """The measured number, in the unit that the message names."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        check: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "message", b"message", "node", b"node", "passed", b"passed", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreflightCheck: _TypeAlias = PreflightCheck  # noqa: Y015
 
 @_typing.final
 class TrainingRun(_message.Message):
@@ -782,6 +866,136 @@ class RetryTrainingRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryTrainingRunRequest: _TypeAlias = RetryTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class ResizeTrainingRunRequest(_message.Message):
+    """Request of ResizeTrainingRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    nodes: _builtins.int
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "nodes", b"nodes", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResizeTrainingRunRequest: _TypeAlias = ResizeTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class ExplainTrainingRunRequest(_message.Message):
+    """Request of ExplainTrainingRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTrainingRunRequest: _TypeAlias = ExplainTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class ExplainTrainingRunResponse(_message.Message):
+    """Response of ExplainTrainingRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    state: Global___TrainingRunState.ValueType
+    queue_position: _builtins.int
+    """Place in the queue, from 1; 0: not queued."""
+    @_builtins.property
+    def reason(self) -> _resource_pb2.StateReason:
+        """Code, message and what to do next."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingResource]:
+        """What is missing, most important first; empty for a run that trains or is over."""
+
+    @_builtins.property
+    def ahead(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Runs that go first, at most ten."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___TrainingRunState.ValueType = ...,
+        reason: _resource_pb2.StateReason | None = ...,
+        missing: _abc.Iterable[Global___MissingResource] | None = ...,
+        queue_position: _builtins.int = ...,
+        ahead: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "missing", b"missing", "queue_position", b"queue_position", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainTrainingRunResponse: _TypeAlias = ExplainTrainingRunResponse  # noqa: Y015
+
+@_typing.final
+class MissingResource(_message.Message):
+    """Something a run waits for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """"quota", "nodes", "pool", "input", "turn", "spare"."""
+    needed: _builtins.int
+    """How much is needed, there and missing, in `unit`."""
+    available: _builtins.int
+    missing: _builtins.int
+    unit: _builtins.str
+    """"GPUs", "nodes", ""."""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        needed: _builtins.int = ...,
+        available: _builtins.int = ...,
+        missing: _builtins.int = ...,
+        unit: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "message", b"message", "missing", b"missing", "needed", b"needed", "resource", b"resource", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingResource: _TypeAlias = MissingResource  # noqa: Y015
 
 @_typing.final
 class ListTrainingRunEventsRequest(_message.Message):

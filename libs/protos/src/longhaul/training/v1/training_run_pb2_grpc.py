@@ -75,6 +75,16 @@ class TrainingRunServiceStub:
                 request_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.RetryTrainingRunRequest.SerializeToString,
                 response_deserializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.TrainingRun.FromString,
                 _registered_method=True)
+        self.ResizeTrainingRun = channel.unary_unary(
+                '/longhaul.training.v1.TrainingRunService/ResizeTrainingRun',
+                request_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ResizeTrainingRunRequest.SerializeToString,
+                response_deserializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.TrainingRun.FromString,
+                _registered_method=True)
+        self.ExplainTrainingRun = channel.unary_unary(
+                '/longhaul.training.v1.TrainingRunService/ExplainTrainingRun',
+                request_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ExplainTrainingRunRequest.SerializeToString,
+                response_deserializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ExplainTrainingRunResponse.FromString,
+                _registered_method=True)
         self.ListTrainingRunEvents = channel.unary_unary(
                 '/longhaul.training.v1.TrainingRunService/ListTrainingRunEvents',
                 request_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ListTrainingRunEventsRequest.SerializeToString,
@@ -158,6 +168,21 @@ class TrainingRunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResizeTrainingRun(self, request, context):
+        """Changes the number of nodes of a paused run; the global batch stays. Idempotent. Errors: FAILED_PRECONDITION unless
+        paused; INVALID_ARGUMENT (a layout that does not fit); RESOURCE_EXHAUSTED (quota).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainTrainingRun(self, request, context):
+        """Says why a run does not train now: which resource is missing, how much of it, and who is ahead. No effect. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListTrainingRunEvents(self, request, context):
         """Lists what happened to one run, oldest first.
         """
@@ -228,6 +253,16 @@ def add_TrainingRunServiceServicer_to_server(servicer, server):
                     servicer.RetryTrainingRun,
                     request_deserializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.RetryTrainingRunRequest.FromString,
                     response_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.TrainingRun.SerializeToString,
+            ),
+            'ResizeTrainingRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeTrainingRun,
+                    request_deserializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ResizeTrainingRunRequest.FromString,
+                    response_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.TrainingRun.SerializeToString,
+            ),
+            'ExplainTrainingRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTrainingRun,
+                    request_deserializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ExplainTrainingRunRequest.FromString,
+                    response_serializer=longhaul_dot_training_dot_v1_dot_training__run__pb2.ExplainTrainingRunResponse.SerializeToString,
             ),
             'ListTrainingRunEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTrainingRunEvents,
@@ -467,6 +502,60 @@ class TrainingRunService:
             '/longhaul.training.v1.TrainingRunService/RetryTrainingRun',
             longhaul_dot_training_dot_v1_dot_training__run__pb2.RetryTrainingRunRequest.SerializeToString,
             longhaul_dot_training_dot_v1_dot_training__run__pb2.TrainingRun.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeTrainingRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.training.v1.TrainingRunService/ResizeTrainingRun',
+            longhaul_dot_training_dot_v1_dot_training__run__pb2.ResizeTrainingRunRequest.SerializeToString,
+            longhaul_dot_training_dot_v1_dot_training__run__pb2.TrainingRun.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTrainingRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.training.v1.TrainingRunService/ExplainTrainingRun',
+            longhaul_dot_training_dot_v1_dot_training__run__pb2.ExplainTrainingRunRequest.SerializeToString,
+            longhaul_dot_training_dot_v1_dot_training__run__pb2.ExplainTrainingRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,12 @@ class TrainingRunServiceStub:
     """Lets a paused run go on from its last checkpoint. Idempotent. Errors: FAILED_PRECONDITION unless paused or running."""
     RetryTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_run_pb2.RetryTrainingRunRequest, _training_run_pb2.TrainingRun]
     """Lets a failed run go on from its last checkpoint with fresh budgets. Errors: FAILED_PRECONDITION unless failed."""
+    ResizeTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_run_pb2.ResizeTrainingRunRequest, _training_run_pb2.TrainingRun]
+    """Changes the number of nodes of a paused run; the global batch stays. Idempotent. Errors: FAILED_PRECONDITION unless
+    paused; INVALID_ARGUMENT (a layout that does not fit); RESOURCE_EXHAUSTED (quota).
+    """
+    ExplainTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_run_pb2.ExplainTrainingRunRequest, _training_run_pb2.ExplainTrainingRunResponse]
+    """Says why a run does not train now: which resource is missing, how much of it, and who is ahead. No effect. Errors: NOT_FOUND."""
     ListTrainingRunEvents: _grpc.UnaryUnaryMultiCallable[_training_run_pb2.ListTrainingRunEventsRequest, _training_run_pb2.ListTrainingRunEventsResponse]
     """Lists what happened to one run, oldest first."""
     ListStepMetrics: _grpc.UnaryUnaryMultiCallable[_training_run_pb2.ListStepMetricsRequest, _training_run_pb2.ListStepMetricsResponse]
@@ -83,6 +89,12 @@ class TrainingRunServiceAsyncStub(TrainingRunServiceStub):
     """Lets a paused run go on from its last checkpoint. Idempotent. Errors: FAILED_PRECONDITION unless paused or running."""
     RetryTrainingRun: _aio.UnaryUnaryMultiCallable[_training_run_pb2.RetryTrainingRunRequest, _training_run_pb2.TrainingRun]  # type: ignore[assignment]
     """Lets a failed run go on from its last checkpoint with fresh budgets. Errors: FAILED_PRECONDITION unless failed."""
+    ResizeTrainingRun: _aio.UnaryUnaryMultiCallable[_training_run_pb2.ResizeTrainingRunRequest, _training_run_pb2.TrainingRun]  # type: ignore[assignment]
+    """Changes the number of nodes of a paused run; the global batch stays. Idempotent. Errors: FAILED_PRECONDITION unless
+    paused; INVALID_ARGUMENT (a layout that does not fit); RESOURCE_EXHAUSTED (quota).
+    """
+    ExplainTrainingRun: _aio.UnaryUnaryMultiCallable[_training_run_pb2.ExplainTrainingRunRequest, _training_run_pb2.ExplainTrainingRunResponse]  # type: ignore[assignment]
+    """Says why a run does not train now: which resource is missing, how much of it, and who is ahead. No effect. Errors: NOT_FOUND."""
     ListTrainingRunEvents: _aio.UnaryUnaryMultiCallable[_training_run_pb2.ListTrainingRunEventsRequest, _training_run_pb2.ListTrainingRunEventsResponse]  # type: ignore[assignment]
     """Lists what happened to one run, oldest first."""
     ListStepMetrics: _aio.UnaryUnaryMultiCallable[_training_run_pb2.ListStepMetricsRequest, _training_run_pb2.ListStepMetricsResponse]  # type: ignore[assignment]
@@ -160,6 +172,24 @@ class TrainingRunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_run_pb2.TrainingRun, _abc.Awaitable[_training_run_pb2.TrainingRun]]:
         """Lets a failed run go on from its last checkpoint with fresh budgets. Errors: FAILED_PRECONDITION unless failed."""
+
+    @_abc_1.abstractmethod
+    def ResizeTrainingRun(
+        self,
+        request: _training_run_pb2.ResizeTrainingRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_run_pb2.TrainingRun, _abc.Awaitable[_training_run_pb2.TrainingRun]]:
+        """Changes the number of nodes of a paused run; the global batch stays. Idempotent. Errors: FAILED_PRECONDITION unless
+        paused; INVALID_ARGUMENT (a layout that does not fit); RESOURCE_EXHAUSTED (quota).
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainTrainingRun(
+        self,
+        request: _training_run_pb2.ExplainTrainingRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_run_pb2.ExplainTrainingRunResponse, _abc.Awaitable[_training_run_pb2.ExplainTrainingRunResponse]]:
+        """Says why a run does not train now: which resource is missing, how much of it, and who is ahead. No effect. Errors: NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListTrainingRunEvents(

@@ -11,6 +11,7 @@ import pytest
 from longhaul.common.v1 import resource_pb2
 from longhaul.training.v1 import training_run_pb2 as pb
 from longhaul_core.cluster.local.launch import running_nodes, start_node
+from longhaul_core.metric_journal import JournalSpan, journal_prefix
 from longhaul_core.objects import open_store
 from training_harness import Lab, config, run_name, wait
 
@@ -37,6 +38,12 @@ def unbroken(lab: Lab) -> dict[int, float]:
     losses = lab.losses("plain")
     assert sorted(losses) == list(range(1, STEPS + 1))
     return losses
+
+
+def newest_journal(lab: Lab, run: str) -> int:
+    """Highest step whose row lies beside the checkpoints."""
+    infos = open_store(lab.objects_url).list(journal_prefix("p", run))
+    return max((span.last_step for info in infos if (span := JournalSpan.parse(info.key))), default=0)
 
 
 def first_of(losses: dict[int, float]) -> dict[int, float]:
@@ -78,7 +85,9 @@ def test_worker_agent_controller_and_all_killed_leave_the_losses_of_the_unbroken
 
     status = lab.get_run("broken").status
     pods = {rank.pod for rank in status.ranks}
+    reported = max(lab.losses("broken"))
     lab.training.kill()
+    wait(lambda: newest_journal(lab, "broken") >= reported + 30, "checkpoints are ahead of the rows that were reported")
     for pod in pods:
         os.kill(lab.agent_process(pod), signal.SIGKILL)
     lab.training.start()
@@ -86,6 +95,7 @@ def test_worker_agent_controller_and_all_killed_leave_the_losses_of_the_unbroken
     run = lab.wait_state("broken", "SUCCEEDED", "FAILED")
     assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
     assert lab.losses("broken") == unbroken
+    assert run.status.incidents[-1].resume_step > reported, "the fault fired: rows were left to the journal"
     assert [row.step for row in lab.rows("broken") if row.replayed]
     time_spent = run.status.time
     assert time_spent.recovery_seconds > 0

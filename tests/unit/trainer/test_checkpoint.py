@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from longhaul.training.v1 import agent_pb2
 from longhaul_core.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from longhaul_core.manifests import Manifest, Part, put_part
+from longhaul_core.metric_journal import JournalSpan, journal_prefix
 from longhaul_core.objects import ObjectStore, open_store
 from longhaul_core.recipe import TrainerConfig
 from longhaul_trainer.checkpoint.catalogue import Commit, Reservation
+from longhaul_trainer.checkpoint.journal import MetricJournal
 from longhaul_trainer.checkpoint.part_file import PartImage, parse_part
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
 from longhaul_trainer.checkpoint.receipts import Receipts
@@ -21,6 +24,7 @@ from longhaul_trainer.checkpoint.restore import MODEL_PART, part_file_name, read
 from longhaul_trainer.checkpoint.saver import Saved, Saver
 from longhaul_trainer.checkpoint.slices import TensorSlice
 from longhaul_trainer.checkpoint.trainer_state import Lineage, RandomState, TrainerState
+from longhaul_trainer.wire import StepRow
 from safetensors.torch import load
 from torch.distributed import HashStore
 
@@ -211,6 +215,21 @@ class Catalogue:
         raise AssertionError(name)
 
 
+def step_row(step: int) -> StepRow:
+    return StepRow(
+        step=step,
+        time=1.7e9 + step,
+        loss=1.0 / step,
+        learning_rate=0.1,
+        gradient_norm=1.0,
+        tokens=step * 8,
+        tokens_per_second=1.0,
+        step_seconds=1.0,
+        data_wait_seconds=0.0,
+        checkpoint_stall_seconds=0.0,
+    )
+
+
 def trainer_state(step: int = 4) -> TrainerState:
     lineage = Lineage(
         config_digest="c",
@@ -245,6 +264,33 @@ def make_saver(
     slices = slices_of(tensors(), rank, ranks)
     images = [PartImage(part_file_name(MODEL_PART, rank, ranks), slices)]
     return Saver(images, store, Receipts(receipts), listener, rank=rank, ranks=ranks, **options)
+
+
+def test_rows_are_in_the_journal_before_the_checkpoint_is_committed(store: ObjectStore) -> None:
+    """Also when the store refuses the first try; rows of later steps wait for their own checkpoint."""
+    catalogue, listener = Catalogue(), Listener()
+    journal = MetricJournal(store, "p", "r", 3)
+    order: list[int] = []
+
+    def write(step: int) -> None:
+        order.append(len(catalogue.commits))
+        if len(order) == 1:
+            raise OSError("no room")
+        journal.write(step)
+
+    saver = make_saver(store, listener, 0, 1, HashStore(), catalogue=catalogue, before_commit=write)
+    state = trainer_state()
+    for step in range(state.step - 2, state.step + 2):
+        journal.add(step_row(step))
+    saver.start(state)
+    assert saver.finish(30)
+    assert order == [0, 0]
+    (info,) = store.list(journal_prefix("p", "r"))
+    assert JournalSpan.parse(info.key) == JournalSpan(state.step - 2, state.step, 3)
+    rows = agent_pb2.StepMetricsBatch.FromString(store.get(info.key)).rows
+    assert [(row.step, row.epoch, row.loss) for row in rows] == [
+        (step, 3, 1.0 / step) for step in range(state.step - 2, state.step + 1)
+    ]
 
 
 def test_saver_of_two_ranks_commits_all_parts_once(store: ObjectStore) -> None:

@@ -7,11 +7,12 @@ its writes and calls. Nothing else is replaced: records, metrics and leases are 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from longhaul_core.db import Database
 from longhaul_core.db import leases as lease_table
 from longhaul_core.db.schema import leases
 from longhaul_core.errors import FailedPrecondition, LonghaulError, PermissionDenied, Unavailable
+from longhaul_core.metric_journal import JournalSpan
 from longhaul_core.metrics import Metrics
 from longhaul_core.objects import open_store
 from longhaul_training.adapters import leadership as leadership_module
@@ -33,6 +35,7 @@ from longhaul_training.adapters.controller_metrics import ControllerMetrics
 from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import Term
+from longhaul_training.adapters.metric_journal import MetricJournal, Rows
 from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.adapters.pod_specs import PodEnvironment
 from longhaul_training.adapters.reception import Arrival, Reception
@@ -41,7 +44,7 @@ from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.adapters.task_store import TaskStore
 from longhaul_training.domain.actions import AcknowledgeDrain, PrepareEpoch, RunEvent, StopAfterCheckpoint
 from longhaul_training.domain.observations import DrainView, InputStatus, InputView, Limits, WorkerView
-from longhaul_training.domain.reports import Reports, StepRow, WorkerExit
+from longhaul_training.domain.reports import StepRow, WorkerExit
 from longhaul_training.domain.states import ResumePoint
 from longhaul_training.domain.verbs import cancel, pause, resume
 
@@ -145,7 +148,7 @@ class BoundCheckpoints:
         self._store = store
         self._doom = doom
 
-    async def begin_epoch(self, run: str, epoch: int, *, rollback: bool, reports: Reports) -> ResumePoint | None:
+    async def begin_epoch(self, run: str, epoch: int, *, rollback: bool) -> ResumePoint | None:
         store = self._store
         if store.world.checkpoints_down > 0:
             raise Unavailable("the checkpoint service does not answer")
@@ -153,7 +156,7 @@ class BoundCheckpoints:
         assert epoch >= store.epochs.get(run, 0), "an older epoch is registered after a newer one"
         store.epochs[run] = epoch
         self._doom.pass_by()
-        held = [step for step in store.lines.get(run, []) if step <= max(0, reports.step)]
+        held = store.lines.get(run, [])
         return ResumePoint(f"{run}@{max(held)}", f"key-{max(held)}", max(held)) if held else None
 
 
@@ -207,7 +210,7 @@ class Process:
         wakeup = asyncio.Event()
         self.hub = AgentHub(self.attention, 5.0, wakeup.set)
         self.runs = RunStore(db, world.clock)
-        self.reports = ReportStore(db, world.objects, world.clock)
+        self.reports = ReportStore(db, world.objects, world.clock, MetricJournal(world.objects, world.decode_rows))
         self.view = ClusterView(cluster, world.clock, wakeup.set)
         self.executor = Executor(
             cluster,
@@ -215,6 +218,7 @@ class Process:
             world.checkpoints.bind(doom),  # type: ignore[arg-type]
             Health(world),  # type: ignore[arg-type]
             self.runs,
+            self.reports,
             self.leadership,
             IDENTITY,
             world.clock,
@@ -270,6 +274,7 @@ class Agent:
     finished: bool = False
     sequence: int = 0
     outbox: list[tuple[int, Report]] = field(default_factory=list)
+    unsaved: list[StepRow] = field(default_factory=list)
 
     def report(self, report: Report) -> None:
         self.sequence += 1
@@ -448,7 +453,7 @@ class Simulation:
                 agent.report(NoticeReport())
             case StartWorkers() if command.epoch == agent.epoch and not agent.working:
                 assert command.rendezvous_address.endswith(f":{command.epoch}")
-                agent.working, agent.phase = command.epoch, "starting"
+                agent.working, agent.phase, agent.unsaved = command.epoch, "starting", []
                 agent.ready_at = self.now + self.rng.uniform(0, 4)
                 agent.step = int(command.resume_checkpoint.rsplit("@", 1)[1]) if command.resume_checkpoint else 0
             case StopAfterCheckpoint() if command.epoch == agent.working:
@@ -475,6 +480,7 @@ class Simulation:
     def _step(self, first: Agent, peers: list[Agent]) -> None:
         epoch, name = first.working, f"projects/{PROJECT}/trainingRuns/{first.run}"
         if any(peer.stop_after for peer in peers):
+            self._write_journal(first)
             if first.step and not self.checkpoints.commit(name, first.step, epoch):
                 return
             for peer in peers:
@@ -486,13 +492,27 @@ class Simulation:
             first.step += 1
             row = StepRow(first.step, epoch, self.clock.now().timestamp(), 1.0 / first.step, first.step, 1.0, 1.0)
             first.report(StepReport(((row, {"loss": row.loss}),)))
+            first.unsaved.append(row)
         if first.step % CHECKPOINT_EVERY == 0 or first.step == STEPS:
+            self._write_journal(first)
             committed = self.checkpoints.commit(name, first.step, epoch)
             if first.step == STEPS and committed:
                 first.report(FinishReport(epoch, STEPS))
                 for peer in peers:
                     self._exit(peer, 0)
                     peer.finished = True
+
+    def _write_journal(self, first: Agent) -> None:
+        """As rank 0 does before it commits a checkpoint."""
+        rows, first.unsaved = first.unsaved, []
+        if rows:
+            span = JournalSpan(rows[0].step, rows[-1].step, rows[0].epoch)
+            self.objects.put(span.key(PROJECT, first.run), json.dumps([asdict(row) for row in rows]).encode())
+
+    def decode_rows(self, data: bytes) -> Rows:
+        self.seen["rows recovered"] += 1
+        rows = [StepRow(**row) for row in json.loads(data)]
+        return tuple((row, {"loss": row.loss}) for row in rows)
 
     def _exit(self, agent: Agent, code: int) -> None:
         at = self.clock.now().timestamp()

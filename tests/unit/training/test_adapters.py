@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from longhaul.training.v1 import agent_pb2, training_run_pb2
 from longhaul_core.clock import ManualClock
-from longhaul_core.db import Database
+from longhaul_core.db import Database, events
 from longhaul_core.db import leases as lease_table
 from longhaul_core.errors import Aborted
-from longhaul_core.objects import open_store
+from longhaul_core.metric_journal import JournalSpan, journal_prefix
+from longhaul_core.objects import ObjectStore, open_store
 from longhaul_training.adapters import metric_rows, rank_logs, run_store
 from longhaul_training.adapters.attention import Attention
 from longhaul_training.adapters.commands import Acknowledge, Redirect, Shutdown
 from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import LEASE_NAME, Leadership, check_term
+from longhaul_training.adapters.metric_journal import MetricJournal
 from longhaul_training.adapters.metric_rows import KEPT_ROWS, SEGMENT_ROWS, MetricRow
 from longhaul_training.adapters.mirror import Mirror
 from longhaul_training.adapters.pod_identity import load_identity
-from longhaul_training.adapters.report_store import FinishReport, ReportStore, StepReport
+from longhaul_training.adapters.report_store import CheckpointReport, FinishReport, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
+from longhaul_training.convert.agents import rows_of
 from longhaul_training.domain.actions import PrepareEpoch
 from longhaul_training.domain.observations import WorkerView
 from longhaul_training.domain.reports import StepRow
@@ -62,9 +66,14 @@ async def leader(db: Database) -> int:
 
 
 @pytest.fixture
-async def reports(db: Database, clock: ManualClock, tmp_path: Path) -> ReportStore:
+def objects(tmp_path: Path) -> ObjectStore:
+    return open_store(f"file://{tmp_path / 'objects'}")
+
+
+@pytest.fixture
+async def reports(db: Database, clock: ManualClock, objects: ObjectStore) -> ReportStore:
     await RunStore(db, clock).create("p", "r", SPEC, "f", "")
-    return ReportStore(db, open_store(f"file://{tmp_path / 'objects'}"), clock)
+    return ReportStore(db, objects, clock, MetricJournal(objects, rows_of))
 
 
 async def history(
@@ -101,6 +110,65 @@ async def test_replayed_step_shows_its_last_value_and_says_so(
     await reports.apply("p", "r", "a", [(2, StepReport((row(2, epoch=1, loss=7.0),)))], term)
     found = {r.step: (r.epoch, r.values["loss"], r.replayed) for r in await history(reports, db, clock)}
     assert found == {1: (1, 1.0, False), 2: (2, 9.0, True), 3: (1, 1.0 / 3, False)}
+
+
+def put_journal(objects: ObjectStore, first: int, last: int, epoch: int) -> str:
+    rows = [training_run_pb2.StepMetrics(step=s, epoch=epoch, loss=1.0 / s + epoch) for s in range(first, last + 1)]
+    key = JournalSpan(first, last, epoch).key("p", "r")
+    objects.put(key, agent_pb2.StepMetricsBatch(rows=rows).SerializeToString())
+    return key
+
+
+async def test_rows_that_only_the_journal_has_are_recovered_up_to_the_checkpoint(
+    reports: ReportStore, objects: ObjectStore, db: Database, clock: ManualClock
+) -> None:
+    term = await leader(db)
+    await reports.apply("p", "r", "a", [(1, StepReport((row(1), row(2), row(3))))], term)
+    put_journal(objects, 1, 5, epoch=1)
+    put_journal(objects, 6, 10, epoch=1)
+    put_journal(objects, 5, 8, epoch=2)
+    await reports.recover("p", "r", 7, term)
+    found = {r.step: (r.epoch, r.values["loss"], r.replayed) for r in await history(reports, db, clock)}
+    assert list(found) == [1, 2, 3, 4, 5, 6, 7]
+    assert found[3] == (1, 1.0 / 3, False)
+    assert found[4] == (1, 1.25, False)
+    assert found[5] == (2, 2.2, False)
+    late = await reports.apply("p", "r", "a", [(2, StepReport((row(7, epoch=2, loss=9.0),)))], term)
+    assert (late.reports.step, late.reports.step_epoch, late.reports.replay_seconds) == (7, 2, 0.0)
+
+
+async def test_recovery_follows_the_line_of_a_rollback(
+    reports: ReportStore, objects: ObjectStore, db: Database, clock: ManualClock
+) -> None:
+    term = await leader(db)
+    await reports.apply("p", "r", "a", [(1, StepReport(tuple(row(s) for s in range(1, 11))))], term)
+    put_journal(objects, 6, 8, epoch=2)
+    await reports.recover("p", "r", 8, term)
+    found = {r.step: r.epoch for r in await history(reports, db, clock)}
+    assert found == {step: 2 if 6 <= step <= 8 else 1 for step in range(1, 11)}
+
+
+async def test_journal_that_is_damaged_is_told_and_does_not_stop_the_run(
+    reports: ReportStore, objects: ObjectStore, db: Database, clock: ManualClock
+) -> None:
+    term = await leader(db)
+    put_journal(objects, 1, 2, epoch=1)
+    objects.put(broken := JournalSpan(3, 4, 1).key("p", "r"), b"\xff\xff\xff")
+    await reports.recover("p", "r", 4, term)
+    assert [r.step for r in await history(reports, db, clock)] == [1, 2]
+    told = await db.read(lambda session: events.list_events(session, run_store.KIND, "p", "r", 0, 100))
+    assert [(e.type, e.data["key"]) for e in told if e.type == "METRICS_LOST"] == [("METRICS_LOST", broken)]
+
+
+async def test_journal_is_cleared_once_a_checkpoint_is_reported(
+    reports: ReportStore, objects: ObjectStore, db: Database
+) -> None:
+    term = await leader(db)
+    put_journal(objects, 1, 5, epoch=1)
+    left = put_journal(objects, 6, 10, epoch=1)
+    steps = StepReport(tuple(row(s) for s in range(1, 7)))
+    await reports.apply("p", "r", "a", [(1, steps), (2, CheckpointReport("c", 5, 1))], term)
+    assert [info.key for info in objects.list(journal_prefix("p", "r"))] == [left]
 
 
 async def test_old_rows_move_to_segments_and_read_the_same(

@@ -164,6 +164,7 @@ def test_every_fault_of_the_simulation_has_happened() -> None:
         "drain acknowledged",
         "cluster away",
         "checkpoints away",
+        "rows recovered",
         "pause",
         "resume",
         "cancel",

@@ -34,6 +34,7 @@ from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.experiment_store import ExperimentKeeper, ExperimentStore
 from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.leadership import Leadership
+from longhaul_training.adapters.metric_journal import MetricJournal
 from longhaul_training.adapters.node_health import NodeHealth
 from longhaul_training.adapters.pod_identity import load_identity
 from longhaul_training.adapters.pod_specs import PodEnvironment
@@ -43,6 +44,7 @@ from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.adapters.task_store import TaskStore
 from longhaul_training.adapters.token_sets import TokenSets
+from longhaul_training.convert.agents import rows_of
 from longhaul_training.servicer.agents import AgentServicer
 from longhaul_training.servicer.experiments import ExperimentServicer
 from longhaul_training.servicer.projects import PlanServicer, ProjectServicer
@@ -71,7 +73,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         for address in (settings.corpus_address, settings.checkpoint_address, settings.gpuhealth_address)
     )
     runs, tasks, projects = RunStore(db, clock), TaskStore(db, clock), ProjectStore(db, clock)
-    reports, experiments = ReportStore(db, objects, clock), ExperimentStore(db, clock)
+    reports, experiments = ReportStore(db, objects, clock, MetricJournal(objects, rows_of)), ExperimentStore(db, clock)
     identity = await load_identity(db, clock.now())
     await projects.ensure_default()
 
@@ -88,6 +90,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         Checkpoints(checkpoint),
         health,
         runs,
+        reports,
         leadership,
         identity,
         clock,

@@ -18,7 +18,7 @@ from longhaul_core.logging import get_logger
 from longhaul_core.net import join_address
 from longhaul_core.objects import ObjectStore
 
-from longhaul_trainer.agent.convert import agent_event, checkpoint_committed, step_metrics, worker_exit
+from longhaul_trainer.agent.convert import agent_event, checkpoint_committed, worker_exit
 from longhaul_trainer.agent.link import ControllerLink, Superseded
 from longhaul_trainer.agent.logs import LogShipper
 from longhaul_trainer.agent.nursery import Nursery
@@ -26,6 +26,7 @@ from longhaul_trainer.agent.outbox import Outbox
 from longhaul_trainer.agent.settings import AgentSettings
 from longhaul_trainer.agent.worker import Worker
 from longhaul_trainer.exit_codes import ExitCode
+from longhaul_trainer.metrics import step_metrics
 from longhaul_trainer.wire import (
     Assignment,
     Committed,

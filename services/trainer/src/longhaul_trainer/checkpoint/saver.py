@@ -64,7 +64,10 @@ class _Save:
 
 
 class Saver:
-    """Asynchronous checkpoints of one rank."""
+    """Asynchronous checkpoints of one rank.
+
+    On rank 0 `before_commit` is given the step once all parts are written; the commit waits for it.
+    """
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Saver:
         rank: int,
         ranks: int,
         catalogue: Catalogue | None,
+        before_commit: Callable[[int], None] | None = None,
         upload_seconds: float = UPLOAD_SECONDS,
     ) -> None:
         self._images = images
@@ -84,6 +88,7 @@ class Saver:
         self._listener = listener
         self._rank, self._ranks = rank, ranks
         self._catalogue = catalogue
+        self._before_commit = before_commit
         self._upload_seconds = upload_seconds
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._stop = threading.Event()
@@ -177,6 +182,8 @@ class Saver:
         if failures:
             raise GaveUp("; ".join(failures))
         commit = _commit(reservation, state, [part for receipt in receipts for part in receipt.parts])
+        if (prepare := self._before_commit) is not None:
+            patience.persist(lambda: prepare(state.step))
         patience.persist(lambda: catalogue.commit(commit))
         self._listener.checkpoint_committed(
             Saved(reservation.name, state.step, save.stall_seconds, time.monotonic() - save.started)

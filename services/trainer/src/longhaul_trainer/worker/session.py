@@ -17,6 +17,7 @@ from longhaul_core.recipe import TrainerConfig
 from pydantic import ValidationError
 
 from longhaul_trainer.checkpoint.catalogue import CheckpointService
+from longhaul_trainer.checkpoint.journal import JournalingReporter, MetricJournal
 from longhaul_trainer.checkpoint.part_file import PartImage
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import (
@@ -74,9 +75,13 @@ class Session:
     def __init__(self, assignment: Assignment, config: TrainerConfig, reporter: Reporter, control: Control) -> None:
         self.assignment = assignment
         self.config = config
-        self.reporter = reporter
         self.control = control
         self.store: ObjectStore = open_store(assignment.object_store_url)
+        self._journal: MetricJournal | None = None
+        if assignment.rank == 0:
+            self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
+            reporter = JournalingReporter(reporter, self._journal)
+        self.reporter = reporter
 
     def prepare(self, join: Callable[[], RankGroup]) -> Training:
         """Opens the data, joins the other ranks, builds the model and restores what the epoch begins with.
@@ -208,6 +213,7 @@ class Session:
             rank=rank,
             ranks=ranks,
             catalogue=self._catalogue() if rank == 0 else None,
+            before_commit=self._journal.write if self._journal is not None else None,
         )
 
     def _catalogue(self) -> CheckpointService:

@@ -23,6 +23,7 @@ from longhaul_training.adapters.leadership import Leadership
 from longhaul_training.adapters.node_health import NodeHealth
 from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.adapters.pod_specs import PodEnvironment, run_pod, task_pod
+from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.adapters.task_store import StoredTask
 from longhaul_training.domain.actions import (
@@ -57,6 +58,7 @@ class Executor:
         checkpoints: Checkpoints,
         health: NodeHealth,
         runs: RunStore,
+        reports: ReportStore,
         leadership: Leadership,
         identity: PodIdentity,
         clock: Clock,
@@ -68,6 +70,7 @@ class Executor:
         self._checkpoints = checkpoints
         self._health = health
         self._runs = runs
+        self._reports = reports
         self._leadership = leadership
         self._identity = identity
         self._clock = clock
@@ -178,15 +181,14 @@ class Executor:
             await self._cluster.delete_pod(namespace, action.pod, action.uid, action.grace_seconds)
 
     async def _register(self, stored: StoredRun, action: RegisterEpoch) -> None:
-        """Fences the epoch, then records that and what the epoch begins with."""
+        """Fences the epoch, gets the metric rows that only the journal has, then records what the epoch begins with."""
         run = stored.run
-        present = await self._runs.get(run.project, run.id)
-        resume = await self._checkpoints.begin_epoch(
-            run.name, action.epoch, rollback=action.rollback, reports=present.reports
-        )
+        resume = await self._checkpoints.begin_epoch(run.name, action.epoch, rollback=action.rollback)
         term = self._leadership.term
         if term is None:
             return
+        if resume is not None:
+            await self._reports.recover(run.project, run.id, resume.step, term.number)
         present = await self._runs.get(run.project, run.id)
         control = present.run.control
         if control.epoch != action.epoch or control.registered_epoch >= action.epoch:

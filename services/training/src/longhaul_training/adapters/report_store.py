@@ -6,20 +6,24 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.errors import LonghaulError
+from longhaul_core.logging import get_logger
 from longhaul_core.objects import ObjectStore
 from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, metric_rows
 from longhaul_training.adapters.leadership import check_term
+from longhaul_training.adapters.metric_journal import MetricJournal, Rows
 from longhaul_training.adapters.metric_rows import MetricRow
 from longhaul_training.adapters.run_store import KIND, StoredRun, append_events, load
 from longhaul_training.domain import reports as folding
 from longhaul_training.domain.actions import RunEvent
-from longhaul_training.domain.reports import Reports, StepRow, WorkerExit
+from longhaul_training.domain.reports import Reports, WorkerExit
+
+log = get_logger(__name__)
 
 RESTORED = "RESTORED"
 """Type of the event by which rank 0 says that it has loaded its checkpoint."""
@@ -29,7 +33,7 @@ RESTORED = "RESTORED"
 class StepReport:
     """Metric rows of rank 0, each with the values that are kept as they came."""
 
-    rows: tuple[tuple[StepRow, dict[str, Any]], ...]
+    rows: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,11 @@ Report = StepReport | FinishReport | CheckpointReport | EventReport | WorkerExit
 class ReportStore:
     """Applies reports and reads the metric history back."""
 
-    def __init__(self, db: Database, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(self, db: Database, objects: ObjectStore, clock: Clock, journal: MetricJournal) -> None:
         self._db = db
         self._objects = objects
         self._clock = clock
+        self._journal = journal
 
     async def apply(
         self, project: str, run_id: str, pod: str, reports: Sequence[tuple[int, Report]], term: int
@@ -92,7 +97,42 @@ class ReportStore:
             append_events(session, row, happened, now)
             return row
 
-        return load(await self._db.run(transact))
+        stored = load(await self._db.run(transact))
+        await self._clear_journal(stored, reports)
+        return stored
+
+    async def recover(self, project: str, run_id: str, through_step: int, term: int) -> None:
+        """Commits the rows up to a checkpoint's step that died with the agents; raises Aborted (STALE_TERM).
+
+        A damaged object of the journal costs its rows and is told; the run goes on.
+        """
+        row = await self._db.read(lambda session: resources.get(session, KIND, project, run_id))
+        reports = codec.load_reports(row)
+        after = (reports.step_epoch, reports.step)
+        rows, damaged = await asyncio.to_thread(self._journal.read, project, run_id, after, through_step)
+        if not rows and not damaged:
+            return
+        now = self._clock.now()
+
+        def transact(session: Session) -> None:
+            check_term(session, term)
+            row = resources.get(session, KIND, project, run_id, for_update=True)
+            folded = _add_steps(session, row.uid, codec.load_reports(row), StepReport(rows))
+            resources.update(session, row, status={**row.status, "reports": codec.dump_reports(folded)}, now=now)
+            append_events(session, row, tuple(_journal_event(key) for key in damaged), now)
+
+        await self._db.run(transact)
+
+    async def _clear_journal(self, stored: StoredRun, reports: Sequence[tuple[int, Report]]) -> None:
+        """Forgets what the journal holds up to a checkpoint that is reported: its agent reported the rows before."""
+        steps = [report.step for _, report in reports if isinstance(report, CheckpointReport)]
+        if not steps:
+            return
+        run, through_step = stored.run, min(max(steps), stored.reports.step)
+        try:
+            await asyncio.to_thread(self._journal.clear, run.project, run.id, through_step)
+        except LonghaulError as error:
+            log.warning("journal not cleared", run=run.name, error=str(error))
 
     async def archive(self, project: str, run_id: str, run_uid: str) -> bool:
         """Moves the oldest rows to a segment; the segment is there before the rows are gone. Whether it did."""
@@ -164,12 +204,19 @@ def _add_steps(session: Session, run_uid: str, folded: Reports, report: StepRepo
     sequence = metric_rows.newest_sequence(session, run_uid)
     rows = []
     for step, values in report.rows:
+        if folding.is_known(folded, step):
+            continue
         sequence += 1
         at = datetime.fromtimestamp(step.at, UTC)
         rows.append(MetricRow(step.step, step.epoch, sequence, folding.is_replay(folded, step), at, values))
         folded = folding.add_steps(folded, (step,))
     metric_rows.upsert(session, run_uid, rows)
     return folded
+
+
+def _journal_event(key: str) -> RunEvent:
+    text = f"metric rows are missing: {key} is damaged"
+    return RunEvent("METRICS_LOST", "JOURNAL_DAMAGED", text, {"key": key})
 
 
 def _exit_event(exit_: WorkerExit) -> RunEvent:

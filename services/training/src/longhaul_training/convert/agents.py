@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import DecodeError
 from longhaul.training.v1 import agent_pb2, training_run_pb2
 
 from longhaul_training.adapters.commands import Acknowledge, Command, Redirect, Shutdown, StartWorkers, Welcome
+from longhaul_training.adapters.metric_journal import Rows
 from longhaul_training.adapters.metric_rows import MetricRow
 from longhaul_training.adapters.report_store import (
     CheckpointReport,
@@ -29,7 +31,7 @@ def report_of(request: agent_pb2.ConnectRequest, pod: str) -> Report:
     """The report of a numbered message."""
     match request.WhichOneof("report"):
         case "step_metrics":
-            return StepReport(tuple((_step_row(row), _values(row)) for row in request.step_metrics.rows))
+            return StepReport(_rows(request.step_metrics))
         case "worker_exit":
             return _exit(request.worker_exit, pod)
         case "run_finished":
@@ -41,6 +43,14 @@ def report_of(request: agent_pb2.ConnectRequest, pod: str) -> Report:
             return EventReport(_event(request.event, pod))
         case _:
             return NoticeReport()
+
+
+def rows_of(data: bytes) -> Rows:
+    """The rows of a serialized StepMetricsBatch; raises ValueError when it is damaged."""
+    try:
+        return _rows(agent_pb2.StepMetricsBatch.FromString(data))
+    except DecodeError as error:
+        raise ValueError(str(error)) from error
 
 
 def workers_of(statuses: Any) -> tuple[WorkerView, ...]:
@@ -96,6 +106,10 @@ def _start_epoch(command: StartWorkers) -> agent_pb2.StartEpoch:
         resume_manifest_key=command.resume_manifest_key,
         resume_checkpoint=command.resume_checkpoint,
     )
+
+
+def _rows(batch: agent_pb2.StepMetricsBatch) -> Rows:
+    return tuple((_step_row(row), _values(row)) for row in batch.rows)
 
 
 def _step_row(row: training_run_pb2.StepMetrics) -> StepRow:

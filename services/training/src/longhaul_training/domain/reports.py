@@ -88,6 +88,14 @@ def is_replay(reports: Reports, row: StepRow) -> bool:
     return row.step <= reports.high_step
 
 
+def is_known(reports: Reports, row: StepRow) -> bool:
+    """Whether this very row was folded in before: an epoch makes each step once, in order.
+
+    Rows come twice where the journal was read while an agent still had them to report.
+    """
+    return row.epoch == reports.step_epoch and row.step <= reports.step
+
+
 def add_steps(reports: Reports, rows: Iterable[StepRow]) -> Reports:
     """Folds metric rows in; rows of an older epoch than the newest change nothing but the counters of time."""
     for row in rows:

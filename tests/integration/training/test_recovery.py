@@ -42,7 +42,7 @@ def unbroken(lab: Lab) -> dict[int, float]:
 
 def newest_journal(lab: Lab, run: str) -> int:
     """Highest step whose row lies beside the checkpoints."""
-    infos = open_store(lab.objects_url).list(journal_prefix("p", run))
+    infos = open_store(lab.objects_url).list(journal_prefix("lab", run))
     return max((span.last_step for info in infos if (span := JournalSpan.parse(info.key))), default=0)
 
 

@@ -44,6 +44,7 @@ class ServiceSettings(BaseSettings):
     listen_address: str = Field("127.0.0.1:0", description="host:port of the API; port 0 takes a free one")
     metrics_address: str = Field("127.0.0.1:0", description="host:port of /metrics; empty serves none")
     advertise_address: str = Field("", description="host:port that others reach this replica at; empty: as listened")
+    health_address: str = Field("", description="host:port of health alone, without TLS, for probes; empty: none")
     data_dir: Path = Field(Path("longhaul-data"), description="folder of everything that one machine keeps")
     database_url: str = Field("", description="postgresql://… ; empty: an SQLite file in data_dir")
     object_store_url: str = Field("", description="s3://bucket/prefix?endpoint=… or file://… ; empty: in data_dir")
@@ -88,6 +89,8 @@ class ServiceSettings(BaseSettings):
         split_address(self.listen_address, "listen_address")
         if self.metrics_address:
             split_address(self.metrics_address, "metrics_address")
+        if self.health_address:
+            split_address(self.health_address, "health_address")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key are given together")
         return self

@@ -24,10 +24,13 @@ class ServiceHost:
         context: ServiceContext,
         definition: ServiceDefinition,
         address: str,
+        probed: grpc.aio.Server | None = None,
     ) -> None:
+        """Take the server, and the one of `health_address` where probes have a port of their own."""
         self.address = address
         self.failure: BaseException | None = None
         self._server = server
+        self._servers = [server] if probed is None else [server, probed]
         self._context = context
         self._definition = definition
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
@@ -36,12 +39,14 @@ class ServiceHost:
     async def start(self) -> None:
         """Register the servicers with health and reflection, start to serve, start the loops."""
         names = self._definition.register(self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for server in self._servers:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         shown = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(shown, self._server)
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self._server.start()
+        for server in self._servers:
+            await server.start()
         for loop in self._definition.background:
             task = asyncio.create_task(loop(), name=getattr(loop, "__qualname__", "background"))
             task.add_done_callback(self._ended)
@@ -65,9 +70,8 @@ class ServiceHost:
         await self._drain(settings.shutdown_grace_seconds)
         self._context.stop.set()
         self._context.db.feed.close()
-        await asyncio.gather(
-            self._server.stop(settings.shutdown_grace_seconds), self._end_loops(settings.shutdown_grace_seconds)
-        )
+        grace = settings.shutdown_grace_seconds
+        await asyncio.gather(*(server.stop(grace) for server in self._servers), self._end_loops(grace))
 
     async def _drain(self, limit_seconds: float) -> None:
         if self._definition.on_drain is None:

@@ -62,6 +62,26 @@ class Port:
         self._holder.close()
 
 
+def open_health_server(address: str) -> grpc.aio.Server | None:
+    """Make the server that a kubelet probes, which speaks no TLS; None for an empty address.
+
+    Raises:
+        FailedPrecondition: The port is taken (ADDRESS_IN_USE) or cannot be had.
+    """
+    if not address:
+        return None
+    host, port = split_address(address, "health_address")
+    holder = _hold(address, host, port, "health_address")
+    try:
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server.add_insecure_port(address)
+        return server
+    except RuntimeError as error:
+        raise address_unusable(address, "health_address", OSError(errno.EADDRINUSE, str(error))) from error
+    finally:
+        holder.close()
+
+
 def advertised(settings: ServiceSettings, bound: str) -> str:
     """Return the address at which others reach this server."""
     if settings.advertise_address:
@@ -85,19 +105,19 @@ def _refuse_open(settings: ServiceSettings, host: str) -> None:
     )
 
 
-def _hold(address: str, host: str, port: int) -> socket.socket:
+def _hold(address: str, host: str, port: int, setting: str = "listen_address") -> socket.socket:
     """Bind the port ourselves, since gRPC does not say why it cannot; it can still bind beside us (SO_REUSEADDR)."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         holder = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise address_unusable(address, "listen_address", error) from error
+        raise address_unusable(address, setting, error) from error
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(where)
     except OSError as error:
         holder.close()
-        raise address_unusable(address, "listen_address", error) from error
+        raise address_unusable(address, setting, error) from error
     return holder
 
 

@@ -28,7 +28,7 @@ from longhaul_core.rpc.interceptors import (
     ErrorInterceptor,
     TelemetryInterceptor,
 )
-from longhaul_core.rpc.listener import Port, advertised
+from longhaul_core.rpc.listener import Port, advertised, open_health_server
 from longhaul_core.rpc.service import Build, ServiceContext, ServiceDefinition
 from longhaul_core.settings import ServiceSettings, load_settings
 
@@ -114,7 +114,9 @@ async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[Serv
         definition = await build(context)
         if definition.on_close is not None:
             stack.push_async_callback(definition.on_close)
-        host = ServiceHost(port.open_server(_interceptors(settings, metrics)), context, definition, port.address)
+        probed = open_health_server(settings.health_address)
+        server = port.open_server(_interceptors(settings, metrics))
+        host = ServiceHost(server, context, definition, port.address, probed)
         await host.start()
         stack.push_async_callback(host.stop)
         log.info("service started", address=port.address, database=db.url, objects=settings.resolved_object_store_url)

@@ -67,7 +67,7 @@ def run_pod(
         labels=labels,
         node=action.node,
         gpus=run.spec.gpus_per_pod,
-        command=(sys.executable, "-m", "longhaul_trainer.agent"),
+        command=(_interpreter(image or environment.image), "-m", "longhaul_trainer.agent"),
         env=env,
         image=image or environment.image,
     )
@@ -87,11 +87,16 @@ def task_pod(task: Task, action: CreateTaskPod, namespace: str, environment: Pod
         labels=_labels(KIND_TASK, task.project, task.id, task.uid),
         node=action.node,
         gpus=task.spec.gpus,
-        command=(sys.executable, "-m", "longhaul_trainer.tasks", _TASK_PROGRAMS[task.spec.kind]),
+        command=(_interpreter(environment.image), "-m", "longhaul_trainer.tasks", _TASK_PROGRAMS[task.spec.kind]),
         env=env,
         tolerations=(Toleration(),) if task.spec.node else (),
         image=environment.image,
     )
+
+
+def _interpreter(image: str) -> str:
+    """An image has a Python of its own; a pod without one is a process beside this service."""
+    return "python" if image else sys.executable
 
 
 def _common(project: str, pod: str, node: str, gpus: int, environment: PodEnvironment) -> dict[str, str]:

@@ -83,7 +83,8 @@ class Secrets:
                 decoded: dict[str, Any] = json.loads(answer.read())
                 return decoded
         except urllib.error.HTTPError as error:
-            return self._refused(error, method, name)
+            self._refused(error, method, name)
+            return None
         except OSError as error:
             raise Unavailable(
                 f"the Kubernetes API at {self.server} does not answer: {error}",
@@ -92,6 +93,7 @@ class Secrets:
             ) from error
 
     def _refused(self, error: urllib.error.HTTPError, method: str, name: str) -> None:
+        """Raise what an answer means; return where there is simply no such secret."""
         with error:
             text = error.read().decode(errors="replace")
         if error.code == 404 and method in ("GET", "DELETE"):

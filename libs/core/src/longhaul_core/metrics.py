@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
+from cryptography import x509
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -51,6 +53,10 @@ class Metrics:
         """Make a histogram; the unit belongs into its name (`_seconds`, `_bytes`)."""
         return Histogram(self._full(name), documentation, labels, registry=self.registry, buckets=buckets)
 
+    def table(self, name: str, documentation: str, labels: Sequence[str]) -> Table:
+        """Make a gauge whose series come and go, such as one of each run that is alive."""
+        return Table(Gauge(self._full(name), documentation, labels, registry=self.registry))
+
     def observe_process(self) -> None:
         """Add the memory, CPU time and open files of this process."""
         ProcessCollector(registry=self.registry)
@@ -58,6 +64,22 @@ class Metrics:
 
     def _full(self, name: str) -> str:
         return f"longhaul_{self.service}_{name}"
+
+
+class Table:
+    """A gauge that is always shown as a whole: series that are no longer given vanish, so that labels stay bounded."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._shown: frozenset[tuple[str, ...]] = frozenset()
+
+    def show(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Replace all series; the keys are label values in the order of the gauge's labels."""
+        for labels in self._shown - values.keys():
+            self._gauge.remove(*labels)
+        for labels, value in values.items():
+            self._gauge.labels(*labels).set(value)
+        self._shown = frozenset(values)
 
 
 class RpcMetrics:
@@ -83,6 +105,81 @@ class RpcMetrics:
             ("service", "method"),
             registry=metrics.registry,
         )
+
+
+class StoreMetrics:
+    """What a service sees of its object store."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.operations = Counter(
+            "longhaul_objects_operations",
+            "Operations on the object store by outcome; an object that is not there, or there already, is an answer.",
+            ("operation", "outcome"),
+            registry=metrics.registry,
+        )
+        self.seconds = Histogram(
+            "longhaul_objects_operation_seconds",
+            "Time of an operation on the object store.",
+            ("operation",),
+            registry=metrics.registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
+        for operation in ("put", "get", "stat", "list", "delete", "open_read", "open_write"):
+            for outcome in ("ok", "failed"):
+                self.operations.labels(operation, outcome)
+
+
+class DatabaseMetrics:
+    """What a service sees of its database."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._transactions = Counter(
+            "longhaul_database_transactions",
+            "Transactions by kind and outcome: ok, refused (by the service's own rules) or failed (by the database).",
+            ("kind", "outcome"),
+            registry=metrics.registry,
+        )
+        self._seconds = Histogram(
+            "longhaul_database_transaction_seconds",
+            "Time of a transaction, its repetitions after conflicts included.",
+            ("kind",),
+            registry=metrics.registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
+        self._counts = {
+            (kind, outcome): self._transactions.labels(kind, outcome)
+            for kind in ("read", "write")
+            for outcome in ("ok", "refused", "failed")
+        }
+        self._times = {kind: self._seconds.labels(kind) for kind in ("read", "write")}
+
+    def observe(self, kind: str, outcome: str, seconds: float) -> None:
+        """Count one transaction."""
+        self._counts[kind, outcome].inc()
+        self._times[kind].observe(seconds)
+
+
+def observe_identity(metrics: Metrics, version: str, certificate: Path | None) -> None:
+    """Add what is constant of a process: its version and the end of its TLS certificate, read at each scrape."""
+    build = Gauge(
+        "longhaul_build_info", "1; the labels say what runs.", ("service", "version"), registry=metrics.registry
+    )
+    build.labels(metrics.service, version).set(1)
+    if certificate is not None:
+        expiry = Gauge(
+            "longhaul_tls_certificate_expiry_timestamp_seconds",
+            "When the server's TLS certificate ends, Unix time; 0 where it cannot be read.",
+            registry=metrics.registry,
+        )
+        expiry.set_function(lambda: certificate_expiry(certificate))
+
+
+def certificate_expiry(path: Path) -> float:
+    """Unix time at which the first certificate of a PEM file ends; 0 where there is none."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return 0.0
 
 
 _STOP_POLL_SECONDS = 0.1

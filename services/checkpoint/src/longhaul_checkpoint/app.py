@@ -21,6 +21,7 @@ from longhaul_checkpoint.adapters.inspection import Inspector
 from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.loops import Retention, Scrubber
 from longhaul_checkpoint.adapters.settling import Settler
+from longhaul_checkpoint.adapters.survey import Survey
 from longhaul_checkpoint.adapters.verification import PartVerifier
 from longhaul_checkpoint.servicer import CheckpointServicer, Parts
 from longhaul_checkpoint.settings import CheckpointSettings
@@ -56,6 +57,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     )
     await settler.settle_all()
     retention = Retention(db, clock, collector, settings.full_round_seconds)
+    survey = Survey(db, clock, context.metrics)
     scrubber = Scrubber(db, clock, inspector, settings.scrub_seconds)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
@@ -68,10 +70,13 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     async def scrub() -> None:
         await scrubber.run(context.stop, settings.scrub_interval_seconds)
 
+    async def look() -> None:
+        await survey.run(context.stop)
+
     async def close() -> None:
         await commits.close()
         await inspector.close()
         await training.close(None)
         verifier.close()
 
-    return ServiceDefinition(register=register, background=(retain, scrub), on_close=close)
+    return ServiceDefinition(register=register, background=(retain, scrub, look), on_close=close)

@@ -15,6 +15,7 @@ from longhaul_evaluation.adapters.failpoints import Point
 from longhaul_evaluation.adapters.instruments import Instruments
 from longhaul_evaluation.adapters.loops import EvaluationLoop, SuiteLoop
 from longhaul_evaluation.adapters.reports import Reports
+from longhaul_evaluation.adapters.scoreboard import Scoreboard
 from longhaul_evaluation.adapters.scoring import Scoring
 from longhaul_evaluation.adapters.suites import Followers, Suites
 from longhaul_evaluation.adapters.upstream import Checkpoints, Runs, TaskLimits, Tasks, TokenSets
@@ -60,7 +61,8 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         for channel in (training, checkpoint, corpus):
             await channel.close(None)
 
-    loops = (evaluation_loop.run, suite_loop.run)
+    scoreboard = Scoreboard(db, clock, context.metrics, Alarm(context.stop))
+    loops = (evaluation_loop.run, suite_loop.run, scoreboard.run)
     return ServiceDefinition(register=register, background=loops, on_close=close)
 
 

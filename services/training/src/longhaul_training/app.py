@@ -164,11 +164,15 @@ async def build(context: ServiceContext) -> ServiceDefinition:
 
 
 def _pod_environment(settings: TrainingSettings, address: str) -> PodEnvironment:
+    # Pretend pods share one network: each takes a free port and writes down which.
+    is_local = settings.resolved_cluster_url.startswith("local:")
     return PodEnvironment(
         controller_addresses=settings.controller_addresses or address,
         object_store_url=settings.resolved_object_store_url,
         checkpoint_address=settings.checkpoint_address,
         scratch_dir=settings.data_dir.absolute() / "scratch",
         image=settings.trainer_image,
+        metrics_address="127.0.0.1:0" if is_local else settings.pod_metrics_address,
+        metrics_targets_dir=settings.data_dir.absolute() / "metrics-targets" if is_local else None,
         log_level=settings.log_level,
     )

@@ -19,6 +19,10 @@ class TrainingSettings(ServiceSettings):
         "", description="host:port of every replica, separated by commas, as the pods reach them; empty: this one"
     )
     trainer_image: str = Field("", description="image of training and task pods, where pods are containers")
+    pod_metrics_address: str = Field(
+        "0.0.0.0:7507",
+        description="host:port of /metrics in training pods, where pods are containers; empty serves none",
+    )
     lease_seconds: float = Field(6.0, gt=0, description="life of the controller's lease without renewal")
     suspect_silence_seconds: float = Field(5.0, gt=0, description="silence of an agent that makes a run suspect")
     lost_silence_seconds: float = Field(15.0, gt=0, description="silence of an agent that loses its pod")

@@ -19,7 +19,7 @@ from longhaul_core.db.failures import display_url, is_conflict, translate
 from longhaul_core.db.feed import RevisionFeed
 from longhaul_core.db.migrations import is_current, migrate
 from longhaul_core.db.revisions import current_revision, taken_revision
-from longhaul_core.errors import FailedPrecondition, Unavailable
+from longhaul_core.errors import ErrorCode, FailedPrecondition, LonghaulError, Unavailable
 
 T = TypeVar("T")
 
@@ -30,6 +30,15 @@ WRITE_THREADS = 4
 ATTEMPTS = 8
 """How often a transaction is run before its conflicts are reported."""
 _FIRST_DELAY_SECONDS = 0.01
+
+_FAULTS = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL, ErrorCode.RESOURCE_EXHAUSTED, ErrorCode.DATA_LOSS})
+"""What the database did, not what the transaction wanted."""
+
+Observer = Callable[[str, str, float], None]
+
+
+def _unobserved(kind: str, outcome: str, seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 class Database:
@@ -43,6 +52,7 @@ class Database:
         writers = 1 if self.is_sqlite else WRITE_THREADS
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="db-read")
         self._writers = ThreadPoolExecutor(writers, thread_name_prefix="db-write")
+        self._observer: Observer = _unobserved
         self.feed = RevisionFeed(self._current_revision)
 
     @classmethod
@@ -108,7 +118,7 @@ class Database:
                 revision = taken_revision(session)
             return result
 
-        result = self._attempt(transact)
+        result = self._attempt("write", transact)
         if revision is not None:
             self.feed.notify(revision)
         return result
@@ -120,7 +130,11 @@ class Database:
             with Session(self._reading, expire_on_commit=False) as session, session.begin():
                 return fn(session)
 
-        return self._attempt(transact)
+        return self._attempt("read", transact)
+
+    def observed_by(self, observer: Observer) -> None:
+        """Tell an observer of each transaction: its kind, how it ended, and the seconds it took."""
+        self._observer = observer
 
     def close(self) -> None:
         """End watches, wait for transactions in progress, and close the connections."""
@@ -132,7 +146,19 @@ class Database:
     async def _current_revision(self) -> int:
         return await self.read(current_revision)
 
-    def _attempt(self, transact: Callable[[], T]) -> T:
+    def _attempt(self, kind: str, transact: Callable[[], T]) -> T:
+        started, outcome = time.perf_counter(), "failed"
+        try:
+            result = self._repeat(transact)
+            outcome = "ok"
+            return result
+        except LonghaulError as error:
+            outcome = "failed" if error.code in _FAULTS else "refused"
+            raise
+        finally:
+            self._observer(kind, outcome, time.perf_counter() - started)
+
+    def _repeat(self, transact: Callable[[], T]) -> T:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return transact()

@@ -11,14 +11,23 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
 from typing import NoReturn
 
 from longhaul_core.clock import SystemClock
 from longhaul_core.db import Database
 from longhaul_core.errors import ErrorCode, LonghaulError
 from longhaul_core.logging import configure_logging, get_logger
-from longhaul_core.metrics import Metrics, RpcMetrics, start_metrics_server
+from longhaul_core.metrics import (
+    DatabaseMetrics,
+    Metrics,
+    RpcMetrics,
+    StoreMetrics,
+    observe_identity,
+    start_metrics_server,
+)
 from longhaul_core.objects import open_store
+from longhaul_core.objects.measured import MeasuredStore
 from longhaul_core.rpc.auth import OpenAuthenticator, TokenAuthenticator
 from longhaul_core.rpc.handlers import CallInterceptor
 from longhaul_core.rpc.host import ServiceHost
@@ -97,15 +106,17 @@ async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[Serv
         stack.callback(port.close)
         db = await asyncio.to_thread(Database.open, settings.resolved_database_url)
         stack.push_async_callback(asyncio.to_thread, db.close)
-        objects = await asyncio.to_thread(open_store, settings.resolved_object_store_url)
+        db.observed_by(DatabaseMetrics(metrics).observe)
+        store = await asyncio.to_thread(open_store, settings.resolved_object_store_url)
         if settings.metrics_address:
             metrics_server = start_metrics_server(settings.metrics_address, metrics.registry)
             stack.callback(metrics_server.close)
             metrics.observe_process()
+            observe_identity(metrics, _code_version(), settings.tls_certificate)
         context = ServiceContext(
             settings=settings,
             db=db,
-            objects=objects,
+            objects=MeasuredStore(store, StoreMetrics(metrics)),
             metrics=metrics,
             clock=SystemClock(),
             stop=asyncio.Event(),
@@ -131,6 +142,14 @@ def _interceptors(settings: ServiceSettings, metrics: Metrics) -> Sequence[CallI
         AuthenticationInterceptor(TokenAuthenticator(token) if token else OpenAuthenticator()),
         DeadlineInterceptor(),
     )
+
+
+def _code_version() -> str:
+    """The installed version; `source` in a checkout that was not installed."""
+    try:
+        return metadata.version("longhaul-core")
+    except metadata.PackageNotFoundError:
+        return "source"
 
 
 def _report(service: str, error: LonghaulError) -> int:

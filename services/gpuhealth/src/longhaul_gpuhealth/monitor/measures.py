@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from longhaul_core.metrics import Metrics
 
@@ -17,6 +17,7 @@ class Measures:
 
     def __init__(self, metrics: Metrics) -> None:
         self.nodes = metrics.gauge("nodes", "Nodes by state.", ("state",))
+        self.node_state = metrics.table("node_state", "1 for the state that a node is in.", ("node", "state"))
         self.events = metrics.counter("events", "What was told about nodes, by type and cause.", ("type", "cause"))
         self.actions = metrics.counter("actions", "Marks put on and taken off, by outcome.", ("action", "outcome"))
         self.scrapes = metrics.counter("scrapes", "Scrapes by outcome.", ("outcome",))
@@ -32,8 +33,9 @@ class Measures:
         self.leading = metrics.gauge("leading", "1 on the replica that scrapes and acts.")
         self.rules_load_failed = metrics.gauge("rules_load_failed", "1 while a newer rules file is not in force.")
 
-    def count_nodes(self, states: Iterable[HealthState]) -> None:
-        """Set the number of nodes of each state."""
-        counts = Counter(states)
+    def show_nodes(self, states: Mapping[str, HealthState]) -> None:
+        """Show the state of each node, and how many nodes are in each."""
+        self.node_state.show({(node, state.value): 1 for node, state in states.items()})
+        counts = Counter(states.values())
         for state in HealthState:
             self.nodes.labels(state.value).set(counts[state])

@@ -84,6 +84,7 @@ class Monitor:
         finally:
             self._engine = self._poller = self._time = None
             self.measures.leading.set(0)
+            self.measures.show_nodes({})
             await asyncio.shield(self.db.run(lambda session: release(session, lease)))
 
     async def _lead(self, lease: Lease) -> None:
@@ -170,7 +171,7 @@ class Monitor:
     async def _measure(self, actor: Actor) -> None:
         now = actor.time.now()
         records = [stored.record for stored in actor.known.values()]
-        self.measures.count_nodes(record.state for record in records)
+        self.measures.show_nodes({record.node: record.state for record in records})
         heard = [actor.engine.heard(record.node) for record in records if record.exporter_url]
         self.measures.oldest_scrape.set(max((now - time for time in heard if time is not None), default=0.0))
         self.measures.waiting.set(sum(bool(record.waiting) for record in records))

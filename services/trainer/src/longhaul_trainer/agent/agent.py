@@ -21,6 +21,7 @@ from longhaul_core.objects import ObjectStore
 from longhaul_trainer.agent.convert import agent_event, checkpoint_committed, worker_exit
 from longhaul_trainer.agent.link import ControllerLink, Superseded
 from longhaul_trainer.agent.logs import LogShipper
+from longhaul_trainer.agent.metrics import PodMetrics, forget_target, serve_metrics
 from longhaul_trainer.agent.nursery import Nursery
 from longhaul_trainer.agent.outbox import Outbox
 from longhaul_trainer.agent.settings import AgentSettings
@@ -63,6 +64,7 @@ class Agent:
             self._handle,
         )
         self._workers: dict[int, Worker] = {}
+        self._metrics = PodMetrics(settings, lambda: list(self._workers.values()))
         self._epoch = 0
         self._started_epoch = 0
         self._listener: socket.socket | None = None
@@ -72,6 +74,15 @@ class Agent:
 
     async def run(self) -> ExitCode:
         """Serves the pod until the controller or the system ends it."""
+        server = serve_metrics(self._settings, self._metrics.metrics)
+        try:
+            return await self._serve()
+        finally:
+            if server is not None:
+                forget_target(self._settings)
+                await asyncio.to_thread(server.close)
+
+    async def _serve(self) -> ExitCode:
         self._spawn(self._nursery.run())
         self._spawn(self._ship_logs())
         link = asyncio.create_task(self._link.run())
@@ -141,6 +152,7 @@ class Agent:
         for local_rank, rank in enumerate(command.ranks):
             worker = await self._nursery.make_worker()
             self._workers[rank] = worker
+            self._metrics.started(self._settings.slot)
             await worker.assign(self._assignment(command, rank, local_rank), self._listener, self._on_line)
         self._close_listener()
         _log.info("epoch started", epoch=command.epoch, ranks=list(command.ranks))
@@ -204,10 +216,13 @@ class Agent:
         epoch, rank = assignment.epoch, assignment.rank
         match message:
             case StepRow():
+                self._metrics.add_row(message)
                 self._outbox.add_row(step_metrics(message, epoch))
             case Event():
+                self._metrics.add_event(message)
                 self._outbox.add(agent_event(message, epoch, rank))
             case Committed():
+                self._metrics.add_checkpoint(message)
                 self._outbox.add(checkpoint_committed(message, epoch))
             case Finished():
                 finished = agent_pb2.RunFinished(epoch=epoch, step=message.step)
@@ -224,6 +239,7 @@ class Agent:
         epoch, rank = worker.assignment.epoch, worker.assignment.rank
         _log.info("worker ended", rank=rank, epoch=epoch, code=code)
         if self._workers.get(rank) is worker:
+            self._metrics.exited(self._settings.slot, code)
             self._outbox.add(worker_exit(epoch, rank, code, worker.step, worker.last_words))
             self._spawn(self._logs.flush())
 

@@ -32,6 +32,8 @@ class AgentSettings(BaseSettings):
     pod_ip: str = Field("", description="address at which other pods reach this one; empty: found by a route")
     log_level: str = "info"
     log_format: str = "json"
+    metrics_address: str = Field("", description="host:port of /metrics; empty serves none")
+    metrics_targets_dir: Path | None = Field(None, description="folder for a Prometheus target file of this pod")
     grace_seconds: float = Field(60.0, ge=0, description="for a checkpoint after SIGTERM")
 
     @property

@@ -135,6 +135,11 @@ class Training:
             return
         extra = {"valid_tokens": float(measured.valid_tokens)}
         extra |= {f"validation_loss/{source}": loss for source, loss in by_source.items()}
+        if validation_loss is not None:
+            epochs = self.order.epochs(self.state.sample_cursor)
+            extra |= {f"epochs/{source}": count for source, count in epochs.items()}
+        if self.throughput.peak_flops is not None:
+            extra["peak_flops"] = self.throughput.peak_flops
         self.reporter.row(
             StepRow(
                 step=self.state.step,

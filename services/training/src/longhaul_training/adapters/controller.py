@@ -170,7 +170,7 @@ class Controller:
         self._acknowledge_drains(look, tasks)
         self._delete_orphans(cluster)
         self._parts.hub.keep_only(pod for s in runs for pod in s.run.current_pods())
-        self._parts.metrics.observe([s.run for s in runs], self._parts.hub.connected)
+        self._parts.metrics.observe(self._runs.items.values(), self._parts.hub.connected, self._clock.now().timestamp())
 
     def _forget(self) -> None:
         """A new term begins with nothing remembered."""
@@ -232,7 +232,7 @@ class Controller:
             return None
         for event in change.events:
             log.info("run event", run=stored.run.name, type=event.type, cause=event.cause, message=event.message)
-        self._parts.metrics.count_events(change.events)
+        self._parts.metrics.count_change(stored.run, change)
         return self._runs.put(written.row)
 
     def _world(self, stored: StoredRun, look: Look, problem: str) -> World:

@@ -42,6 +42,8 @@ class PodEnvironment:
     scratch_dir: Path
     image: str = ""
     log_level: str = "info"
+    metrics_address: str = ""
+    metrics_targets_dir: Path | None = None
 
 
 def run_pod(
@@ -55,6 +57,7 @@ def run_pod(
         "LONGHAUL_INCARNATION": str(action.incarnation),
         "LONGHAUL_AGENT_TOKEN": identity.issue(run.uid, action.slot, action.incarnation),
         "LONGHAUL_CONTROLLER_ADDRESSES": environment.controller_addresses,
+        **_metrics(environment),
     }
     labels = {
         **_labels(KIND_RUN, run.project, run.id, run.uid),
@@ -65,6 +68,7 @@ def run_pod(
         name=action.pod,
         namespace=namespace,
         labels=labels,
+        annotations=_scraped(environment),
         node=action.node,
         gpus=run.spec.gpus_per_pod,
         command=(_interpreter(image or environment.image), "-m", "longhaul_trainer.agent"),
@@ -110,6 +114,23 @@ def _common(project: str, pod: str, node: str, gpus: int, environment: PodEnviro
         "LONGHAUL_SCRATCH_DIR": str(environment.scratch_dir / project / pod),
         "LONGHAUL_LOG_LEVEL": environment.log_level,
     }
+
+
+def _metrics(environment: PodEnvironment) -> dict[str, str]:
+    """Where the agent serves its metrics, and where it says so."""
+    if not environment.metrics_address:
+        return {}
+    folder = environment.metrics_targets_dir
+    return {
+        "LONGHAUL_METRICS_ADDRESS": environment.metrics_address,
+        **({"LONGHAUL_METRICS_TARGETS_DIR": str(folder)} if folder is not None else {}),
+    }
+
+
+def _scraped(environment: PodEnvironment) -> dict[str, str]:
+    """The annotations by which a Prometheus without an operator finds pods with a port of their own."""
+    port = environment.metrics_address.rpartition(":")[2]
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": port} if port not in ("", "0") else {}
 
 
 def _labels(kind: str, project: str, owner: str, uid: str) -> dict[str, str]:

@@ -106,4 +106,5 @@ def _runner_metrics(metrics: Metrics) -> RunnerMetrics:
         seconds=metrics.histogram(
             "item_seconds", "Time from claim to result of a work item.", ("phase",), _STEP_BUCKETS_SECONDS
         ),
+        text_bytes=metrics.counter("text_bytes", "Bytes of text that phases over text have worked off.", ("phase",)),
     )

@@ -40,6 +40,7 @@ class RunnerMetrics:
 
     items: Counter
     seconds: Histogram
+    text_bytes: Counter
 
 
 class Runner:
@@ -147,6 +148,8 @@ class Runner:
             return
         await self._db.run(lambda session: queue.complete(session, claim, result))
         self._metrics.items.labels(phase=claim.phase, outcome="done").inc()
+        if "text_bytes" in result:
+            self._metrics.text_bytes.labels(phase=claim.phase).inc(result["text_bytes"])
 
     async def _run(self, row: ResourceRow, claim: Claim) -> dict[str, Any]:
         """Run the item in the engine while renewing its claim; whichever ends badly first ends the other."""

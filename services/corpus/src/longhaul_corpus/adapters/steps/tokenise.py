@@ -42,7 +42,7 @@ def tokenise_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]
         },
     )
     engine = "fast" if checked is not None and not checked.differs else "reference"
-    return {"documents": len(rows), "tokens": int(sizes.sum()), "engine": engine}
+    return {"documents": len(rows), "tokens": int(sizes.sum()), "text_bytes": sum(text_bytes), "engine": engine}
 
 
 def group_number(source: int, valid: bool) -> int:

@@ -30,7 +30,7 @@ proto-check: $(STAMP) ## fail if the generated code differs from protos/, or buf
 	@$(BIN)/python scripts/generate_protos.py --check
 	@cd protos && ../$(BIN)/buf lint
 
-docs: $(STAMP) ## regenerate docs/recipe.md and docs/settings.md
+docs: $(STAMP) ## regenerate docs/recipe.md, docs/settings.md and docs/metrics.md
 	@$(BIN)/python scripts/generate_docs.py
 
 lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages

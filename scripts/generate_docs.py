@@ -1,4 +1,5 @@
-"""Generate the reference pages that follow from the code: docs/recipe.md and docs/settings.md.
+"""Generate the reference pages that follow from the code: docs/recipe.md, docs/settings.md and
+docs/metrics.md.
 
 Usage: python scripts/generate_docs.py [--check]
 
@@ -18,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from longhaul_client.recipes import Recipe
 from longhaul_core.recipe import Section
 from longhaul_core.settings import ENVIRONMENT_PREFIX, GRPC_PORTS, ServiceSettings
+from metrics_catalogue import metrics_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -46,7 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    pages = {ROOT / "docs" / "recipe.md": recipe_page(), ROOT / "docs" / "settings.md": settings_page()}
+    pages = {
+        ROOT / "docs" / "recipe.md": recipe_page(),
+        ROOT / "docs" / "settings.md": settings_page(),
+        ROOT / "docs" / "metrics.md": metrics_page(),
+    }
     if check:
         changed = [str(path.relative_to(ROOT)) for path, text in pages.items() if not _is(path, text)]
         if changed:

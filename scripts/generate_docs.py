@@ -1,5 +1,4 @@
-"""Generate the reference pages that follow from the code: docs/recipe.md, docs/settings.md and
-docs/metrics.md.
+"""Generate the pages that follow from the code: docs/recipe.md, docs/settings.md and docs/metrics.md.
 
 Usage: python scripts/generate_docs.py [--check]
 

@@ -1,8 +1,8 @@
 """The catalogue of every metric, docs/metrics.md, from the code that makes them.
 
-The source is read, not run: a metric is a call of `counter`, `gauge`, `histogram` or `table` on a service's `Metrics`, or
-a metric class of prometheus_client in the core library. Name, help text and labels must be literals (or constants of the
-module), so that the catalogue is complete by construction; anything else is an error, and so is a name against the
+The source is read, not run: a metric is a call of `counter`, `gauge`, `histogram` or `table` on a service's `Metrics`,
+or a metric class of prometheus_client in the core library. Name, help text and labels must be literals (or constants of
+the module), so that the catalogue is complete by construction; anything else is an error, and so is a name against the
 conventions of Prometheus.
 """
 
@@ -32,8 +32,8 @@ HEAD = """\
 # Metrics
 
 Every metric of the services and of the training pods, generated from the code by `make docs`. Services serve them at
-`/metrics` on their port + 100 (7501 to 7506), training pods on 7507. Labels are bounded: by the code, or by what runs now
-(`project`, `run`, `node`), and series of what has ended vanish. `python_*` and `process_*` are those of prometheus_client.
+`/metrics` on their port + 100 (7501 to 7506), training pods on 7507. Labels are bounded: by the code, or by what runs
+now (`project`, `run`, `node`); series of what has ended vanish. `python_*` and `process_*` are of prometheus_client.
 
 Recording rules and alerts are in `charts/longhaul/files/rules/`, what to do about an alert in [runbooks/](runbooks/).
 """

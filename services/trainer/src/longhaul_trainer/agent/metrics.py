@@ -64,6 +64,7 @@ class PodMetrics:
             "checkpoint_write_seconds", "From the copy of a checkpoint to its commit.", RUN, WRITE_BUCKETS_SECONDS
         )
         self._anomalies = metrics.counter("anomalies", "Anomalies in loss or gradients, by cause.", (*RUN, "cause"))
+        self._anomalies.labels(*self._run, "LOSS_NOT_FINITE")  # shown as 0, so that the first one is an increase
 
     def _observe_workers(self, metrics: Metrics, slot: str) -> None:
         own = (*self._run, slot)

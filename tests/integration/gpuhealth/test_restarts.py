@@ -135,7 +135,7 @@ async def test_service_killed_right_after_a_step_ends_the_same(site: Any, eventu
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
     async for line in process.stderr:
-        if b"monitor leads" in line:
+        if b"shards taken" in line:
             break
     async with serving(site) as stub:
         await eventually(lambda: in_state(stub, pb.HEALTH_STATE_HEALTHY))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from longhaul_gpuhealth.domain.budget import Budget, BudgetPolicy, Refusal
+from longhaul_gpuhealth.domain.budget import Budget, BudgetPolicy, Fleet, Refusal
 from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.model import Finding, HealthAction, HealthState, NodeVerdict, Severity
 from longhaul_gpuhealth.domain.record import NodeFacts, NodeRecord, Origin, Override
@@ -42,7 +42,7 @@ class Story:
         state = HealthState.FATAL if findings else HealthState.HEALTHY
         verdict = NodeVerdict(self.record.node, state, (), findings, self.now)
         facts = NodeFacts(not self.session_on_node, self.opted_out, self.session_on_node, "http://x")
-        situation = Situation(verdict, facts, self.nodes, self.now, f"session-{self.steps}")
+        situation = Situation(verdict, facts, Fleet(self.nodes), self.now, f"session-{self.steps}")
         decision = decide(self.record, self.budget, situation, self.policy)
         self.record, self.budget = decision.record, decision.budget
         return decision
@@ -178,7 +178,7 @@ SMALL = BudgetPolicy(window_seconds=300, window_share=0.2, total_share=0.4, brea
 def ask_many(policy: BudgetPolicy, nodes: int, count: int, every: float) -> tuple[Budget, list[Refusal | None]]:
     budget, answers = Budget(), []
     for index in range(count):
-        budget, refusal = budget.ask(policy, f"n{index}", nodes, START + index * every)
+        budget, refusal = budget.ask(policy, f"n{index}", Fleet(nodes), START + index * every)
         answers.append(refusal)
     return budget, answers
 
@@ -189,10 +189,10 @@ def test_budget_grants_its_share_and_the_breaker_stops_a_storm() -> None:
     assert answers[4:10] == [Refusal.BUDGET_EXHAUSTED] * 6
     assert answers[10:] == [Refusal.BREAKER_OPEN] * 2
     assert len(budget.waiting) == 8
-    later, refusal = budget.ask(SMALL, "n4", 20, START + 10_000)
+    later, refusal = budget.ask(SMALL, "n4", Fleet(20), START + 10_000)
     assert refusal is Refusal.BREAKER_OPEN
     reset = later.reset_breaker()
-    assert reset.ask(SMALL, "n4", 20, START + 10_001)[1] is None
+    assert reset.ask(SMALL, "n4", Fleet(20), START + 10_001)[1] is None
 
 
 def test_budget_of_slow_failures_ends_at_the_share_of_all_nodes() -> None:
@@ -200,7 +200,7 @@ def test_budget_of_slow_failures_ends_at_the_share_of_all_nodes() -> None:
     assert answers == [None] * 8 + [Refusal.BUDGET_EXHAUSTED] * 2
     assert budget.breaker_opened_at is None
     back = budget.withdraw("n0")
-    assert back.ask(SMALL, "n8", 20, START + 5000)[1] is None
+    assert back.ask(SMALL, "n8", Fleet(20), START + 5000)[1] is None
 
 
 def test_small_cluster_may_lose_one_node_and_no_more() -> None:
@@ -211,13 +211,13 @@ def test_small_cluster_may_lose_one_node_and_no_more() -> None:
 
 def test_forced_demand_passes_budget_and_breaker() -> None:
     budget, _ = ask_many(SMALL, 3, 3, 1.0)
-    assert budget.ask(SMALL, "n1", 3, START + 5, force=True)[1] is None
+    assert budget.ask(SMALL, "n1", Fleet(3), START + 5, force=True)[1] is None
 
 
 def test_asking_again_counts_once() -> None:
     budget = Budget(out=("a", "b"))
     for second in range(50):
-        budget, refusal = budget.ask(SMALL, "n0", 4, START + second)
+        budget, refusal = budget.ask(SMALL, "n0", Fleet(4), START + second)
         assert refusal is Refusal.BUDGET_EXHAUSTED
     assert budget.waiting == ("n0",)
     assert budget.breaker_opened_at is None
@@ -236,7 +236,7 @@ def test_budget_is_never_exceeded(nodes: int, steps: list[tuple[int, float, bool
         if comes_back:
             budget = budget.withdraw(node)
         elif node not in budget.out:
-            budget, refusal = budget.ask(SMALL, node, nodes, now)
+            budget, refusal = budget.ask(SMALL, node, Fleet(nodes), now)
             granted += [now] if refusal is None else []
         assert len(budget.out) <= SMALL.limit_in_total(nodes)
         in_window = sum(time > now - SMALL.window_seconds for time in granted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from longhaul_gpuhealth.domain.engine import Engine
-from longhaul_gpuhealth.domain.model import HealthState, Severity
+from longhaul_gpuhealth.domain.model import HealthAction, HealthState, Remedy, Severity
 from longhaul_gpuhealth.domain.rulefile import default_rules_text, parse_rules
 
 XID = "DCGM_FI_DEV_XID_ERRORS"
@@ -19,6 +19,7 @@ def test_sticky_gauge_counts_once_until_it_changes(bench: Any) -> None:
         bench.scrape({XID: 13})
     assert bench.fired("xid-application-repeated") is None
     bench.scrape({XID: 31})
+    bench.scrape({XID: 31}, after=60)
     assert bench.fired("xid-application-repeated") is not None
 
 
@@ -26,6 +27,7 @@ def test_counter_shows_repeats_that_the_gauge_hides(bench: Any) -> None:
     bench.scrape({XID: 0})
     bench.scrape({XID: 13}, xids={13: 1})
     bench.scrape({XID: 13}, xids={13: 2})
+    bench.scrape({XID: 13}, xids={13: 2}, after=60)
     assert bench.fired("xid-application-repeated") is not None
 
 
@@ -151,6 +153,7 @@ def test_restored_engine_goes_on_where_the_last_one_was(bench: Any) -> None:
     bench.scrape({XID: 79}, xids={13: 1, 79: 1})
     assert bench.state() is HealthState.HEALTHY
     bench.scrape({XID: 79}, xids={13: 2, 79: 1})
+    bench.scrape({XID: 79}, xids={13: 2, 79: 1}, after=60)
     assert bench.fired("xid-application-repeated") is not None
 
 
@@ -181,10 +184,91 @@ def test_rules_can_be_replaced_while_running(bench: Any) -> None:
 
 
 def test_override_by_model_decides_for_that_model_only(bench: Any) -> None:
-    override = "overrides: [{model: '*H200*', when: {above: 87}}]\n    severity"
-    before, _, after = default_rules_text().partition("when: {above: 83}\n    severity")
-    bench.engine.use_rules(parse_rules(f"{before}when: {{above: 83}}\n    {override}{after}"))
-    bench.scrape({TEMP: 86}, model="NVIDIA H200")
-    bench.scrape({TEMP: 86}, node="n1")
+    bench.scrape({TEMP: 84}, model="NVIDIA A100-SXM4-80GB")
+    bench.scrape({TEMP: 84}, node="n1")
     assert bench.fired("temperature-high") is None
     assert bench.fired("temperature-high", "n1") is not None
+    bench.scrape({TEMP: 86}, model="NVIDIA A100-SXM4-80GB")
+    assert bench.fired("temperature-high") is not None
+
+
+def test_gpu_gone_while_its_neighbours_answer_is_fatal_not_unknown(bench: Any) -> None:
+    bench.scrape()
+    bench.scrape(gpus=(0,), after=9)
+    assert bench.fired("gpu-lost") is None
+    verdict = bench.scrape(gpus=(0,), after=1)
+    finding = bench.fired("gpu-lost")
+    assert (finding.gpu, finding.action, finding.remedy) == (1, HealthAction.ISOLATE, Remedy.REBOOT)
+    assert [gpu.state for gpu in verdict.gpus] == [HealthState.HEALTHY, HealthState.FATAL]
+    bench.scrape()
+    assert bench.state() is HealthState.FATAL, "it stays until somebody released the node"
+    bench.engine.release("n0")
+    bench.scrape()
+    assert bench.state() is HealthState.HEALTHY
+
+
+def test_gpu_whose_values_are_blank_counts_as_gone(bench: Any) -> None:
+    bench.scrape()
+    for _ in range(3):
+        bench.scrape({XID: 0x7FFFFFF0, TEMP: 0x7FFFFFF0}, after=5)
+    assert bench.fired("gpu-lost").gpu == 0
+
+
+def test_page_without_any_gpu_is_a_silent_exporter_not_a_lost_gpu(bench: Any) -> None:
+    bench.scrape()
+    for _ in range(4):
+        verdict = bench.scrape(gpus=(), extra="other 1\n", after=10)
+    assert bench.fired("gpu-lost") is None
+    assert verdict.state is HealthState.UNKNOWN
+
+
+def test_released_node_no_longer_waits_for_the_gpu_that_is_gone(bench: Any) -> None:
+    bench.scrape()
+    bench.scrape(gpus=(0,), after=10)
+    bench.engine.release("n0")
+    verdict = bench.scrape(gpus=(0,), after=10)
+    assert bench.fired("gpu-lost") is None
+    assert [gpu.index for gpu in verdict.gpus] == [0]
+
+
+def test_marks_of_others_are_found_and_cleared(bench: Any) -> None:
+    bench.scrape()
+    bench.engine.observe_marks("n0", ["MemoryPressure=False"], ["nvidia.com/gpu-error=fatal:NoSchedule"], bench.now)
+    finding = bench.fired("foreign-taint")
+    assert (finding.gpu, finding.takes_node_out, finding.computes) == (-1, True, True)
+    bench.engine.observe_marks("n0", ["GpuThermalWatch=True"], [], bench.now)
+    assert bench.fired("foreign-taint") is None
+    assert bench.fired("foreign-warning").severity is Severity.WARNING
+    assert bench.state() is HealthState.SUSPECT
+
+
+def test_kernel_log_outranks_gauge_and_shows_repeats(bench: Any) -> None:
+    line = 'LONGHAUL_KERNEL_XID_TOTAL{{pci_bus_id="0000:1B:00",xid="13"}} {}\n'
+    bench.scrape(gpus=(0,), extra=line.format(4))
+    assert bench.fired("xid-application").message.endswith("its age is unknown")
+    bench.engine.release("n0")
+    bench.scrape({XID: 13}, gpus=(0,), extra=line.format(5))
+    assert bench.fired("xid-application") is not None
+    bench.scrape({XID: 13}, gpus=(0,), extra=line.format(5), after=60)
+    assert bench.fired("xid-application-repeated") is None, "gauge and log tell of one fault"
+    bench.scrape({XID: 13}, gpus=(0,), extra=line.format(6))
+    bench.scrape({XID: 13}, gpus=(0,), extra=line.format(6), after=60)
+    assert bench.fired("xid-application-repeated") is not None
+
+
+def test_driver_change_settles_before_anything_follows(bench: Any) -> None:
+    bench.engine.driver_settle_seconds = 300
+    bench.scrape()
+    assert bench.engine.verdict("n0", bench.now).settling == ""
+    page = 'DCGM_FI_DEV_XID_ERRORS{gpu="0",DCGM_FI_DRIVER_VERSION="580.1"} 119\n'
+    reader, attribution = bench.readers["n0"]
+    bench.engine.observe(attribution.attribute("n0", bench.now + 1, reader.read(page)))
+    assert bench.engine.verdict("n0", bench.now + 300).settling == "DRIVER_CHANGED"
+    assert bench.engine.verdict("n0", bench.now + 301).settling == ""
+
+
+def test_changed_rules_settle_before_anything_follows(bench: Any) -> None:
+    bench.engine.rules_settle_seconds = 10
+    bench.engine.use_rules(bench.rules, bench.now)
+    assert bench.engine.verdict("n0", bench.now + 9).settling == "RULES_CHANGED"
+    assert bench.engine.verdict("n0", bench.now + 10).settling == ""

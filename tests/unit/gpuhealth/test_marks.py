@@ -35,7 +35,7 @@ async def test_mark_and_unmark_leave_the_node_as_it_was(cluster: FakeCluster, ma
     marked = await marker.mark("n0", quarantine())
     assert marked.unschedulable
     assert marked.taints == (FOREIGN, TAINT)
-    assert not facts_of(marked).schedulable
+    assert not facts_of(marked, idle=False, pool_label="", exporter_url="").schedulable
     after = await marker.unmark("n0", "s1")
     assert (after.unschedulable, after.taints, after.annotations) == (False, before.taints, before.annotations)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from longhaul_gpuhealth.domain.model import HealthAction, HealthState, Severity
+from longhaul_gpuhealth.domain.model import HealthAction, HealthState, Job, Severity
 
 HEALTHY, SUSPECT, DEGRADED, FATAL = (
     HealthState.HEALTHY,
@@ -60,6 +60,7 @@ def test_xid_without_a_rule_takes_nothing_out(bench: Any, code: int) -> None:
     ("signal", "rule", "below", "above", "severity"),
     [
         ("DCGM_FI_DEV_ROW_REMAP_FAILURE", "row-remap-failure", 0, 1, CRITICAL),
+        ("DCGM_FI_DEV_ROW_REMAP_PENDING", "row-remap-pending", 0, 1, INFO),
         ("DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", "ecc-double-bit", 0, 1, ERROR),
         ("DCGM_FI_DEV_RETIRED_SBE", "retired-pages-high", 50, 51, WARN),
         ("DCGM_FI_DEV_RETIRED_SBE", "retired-pages-full", 63, 64, ERROR),
@@ -124,6 +125,7 @@ def test_application_xid_twice_in_a_day_on_one_gpu_asks_for_diagnosis(bench: Any
     bench.scrape(xids={13: 0}, after=3600)
     assert bench.fired("xid-application-repeated") is None
     bench.scrape(xids={13: 0, 31: 1}, after=3600)
+    bench.scrape(xids={13: 0, 31: 1}, after=60)
     finding = bench.fired("xid-application-repeated")
     assert finding.action is DIAGNOSE
     assert not finding.takes_node_out
@@ -134,6 +136,7 @@ def test_application_xid_twice_in_more_than_a_day_asks_for_nothing(bench: Any) -
     bench.scrape(xids={13: 1})
     bench.scrape(xids={13: 0}, after=24 * 3600)
     bench.scrape(xids={13: 1}, after=1)
+    bench.scrape(xids={13: 1}, after=60)
     assert bench.fired("xid-application-repeated") is None
 
 
@@ -144,6 +147,8 @@ def test_application_xid_on_many_gpus_at_once_suspects_the_code(bench: Any) -> N
     for count in (1, 2):
         for node in nodes:
             bench.scrape(xids={13: count}, node=node, after=0.1)
+    for node in nodes:
+        bench.scrape(xids={13: 2}, node=node, after=20)
     last = nodes[-1]
     assert bench.fired("xid-application", last) is not None
     assert bench.fired("xid-application-repeated", last) is None
@@ -187,6 +192,34 @@ def test_straggler_is_found_against_busy_peers_only(bench: Any) -> None:
     run(2, slow=1500.0, busy=98.0)
     assert bench.fired("straggler-clock", "n4") is not None
     assert all(bench.fired("straggler-clock", f"n{index}") is None for index in range(9) if index != 4)
+
+
+@pytest.mark.parametrize(
+    ("signal", "rule", "normal", "edge", "low", "minutes"),
+    [
+        ("DCGM_FI_DEV_SM_CLOCK", "straggler-clock-in-run", 1980.0, 1921.0, 1900.0, 2),
+        ("DCGM_FI_DEV_POWER_USAGE", "straggler-power-in-run", 650.0, 618.0, 400.0, 5),
+        ("DCGM_FI_DEV_GPU_UTIL", "straggler-utilization-in-run", 98.0, 94.0, 60.0, 5),
+    ],
+)
+def test_straggler_within_its_run_is_found_when_it_lasts(
+    bench: Any, signal: str, rule: str, normal: float, edge: float, low: float, minutes: float
+) -> None:
+    def run(for_minutes: float, value: float) -> None:
+        for _ in range(int(for_minutes * 6) + 1):
+            for index in range(5):
+                signals = {"DCGM_FI_DEV_GPU_UTIL": 98.0, signal: value if index == 2 else normal}
+                bench.scrape(signals, node=f"n{index}", gpus=(0,), after=0.0001)
+                bench.engine.assign(f"n{index}", {0: Job("default", f"pod-{index}", "p", "r", index)})
+            bench.now += 10
+
+    run(2 * minutes, edge)
+    assert bench.fired(rule, "n2") is None
+    run(minutes - 0.5, low)
+    assert bench.fired(rule, "n2") is None
+    run(1, low)
+    assert bench.fired(rule, "n2") is not None
+    assert [index for index in range(5) if bench.fired(rule, f"n{index}")] == [2]
 
 
 def test_power_cap_of_a_whole_rack_makes_no_stragglers(bench: Any) -> None:

@@ -10,7 +10,7 @@ from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
 
 from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode
-from longhaul_gpuhealth.domain.budget import Budget
+from longhaul_gpuhealth.domain.budget import Budget, fleet_around
 from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence, Override
 from longhaul_gpuhealth.domain.verbs import Decision, Policy, acknowledge, quarantine, release
 
@@ -27,7 +27,7 @@ class Operations:
 
     async def quarantine(self, node: str, *, reason: str, author: str, force: bool) -> StoredNode:
         """Take a node out. Raises `FailedPrecondition` (OPTED_OUT), `ResourceExhausted` (BUDGET_EXHAUSTED)."""
-        nodes = len(await self.records.all())
+        records = [stored.record for stored in (await self.records.all()).values()]
         now = self._now()
         session = new_uid()
 
@@ -40,17 +40,16 @@ class Operations:
                     reason="OPTED_OUT",
                     action="remove its label longhaul.dev/gpuhealth=ignore first",
                 )
-            budget, refusal = budget.ask(self.policy.budget, node, nodes, now, force=force)
+            fleet = fleet_around(record.pool, [one.pool for one in records])
+            budget, refusal = budget.ask(self.policy.budget, node, fleet, now, force=force)
             if refusal is not None:
                 raise ResourceExhausted(
                     f"node {node} may not be taken out now: {refusal}",
                     reason="BUDGET_EXHAUSTED",
-                    metadata={"refusal": refusal, "nodes": str(nodes)},
+                    metadata={"refusal": refusal, "nodes": str(fleet.nodes)},
                     action="wait for the window to pass, reset the breaker, or force it",
                 )
-            return quarantine(
-                record, budget, self.policy, nodes=nodes, now=now, session=session, cause=reason, by=author
-            )
+            return quarantine(record, budget, self.policy, now=now, session=session, cause=reason, by=author)
 
         return await self.records.change(node, change)
 

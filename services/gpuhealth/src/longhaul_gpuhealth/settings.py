@@ -8,11 +8,13 @@ from typing import ClassVar
 from longhaul_core.settings import ServiceSettings
 from pydantic import Field
 
+from longhaul_gpuhealth.adapters.discovery import Discovery, DiscoveryMode
 from longhaul_gpuhealth.domain.budget import BudgetPolicy
 from longhaul_gpuhealth.domain.verbs import Policy
 
 SILENT_POLLS = 3
 """A node that misses as many polls is UNKNOWN."""
+MINIMUM_LEASE_SECONDS = 2.0
 
 
 class GpuHealthSettings(ServiceSettings):
@@ -33,12 +35,46 @@ class GpuHealthSettings(ServiceSettings):
     budget_breaker_share: float = Field(0.5, gt=0, le=1, description="of all nodes asked for in a window: all stops")
     budget_minimum_nodes: int = Field(1, ge=0, description="that may go in a window however small the cluster")
     recovery_seconds: float = Field(60.0, ge=0, description="for which a released node is watched as RECOVERING")
-    lease_seconds: float = Field(5.0, gt=0, description="after which another replica takes over")
+    budget_pool_window_share: float = Field(0.34, ge=0, le=1, description="of a pool's nodes that may go in a window")
+    budget_pool_total_share: float = Field(0.5, ge=0, le=1, description="of a pool's nodes that may be out at once")
+    pool_label: str = Field("longhaul.dev/pool", description="node label that names its pool; empty: no pools")
+    driver_settle_seconds: float = Field(
+        300.0, ge=0, description="after a node's driver changed, in which no verdict takes it out"
+    )
+    discovery: DiscoveryMode = Field(
+        DiscoveryMode.NODES, description="nodes: as each node says; pods: at its exporter pod; list: of exporters_file"
+    )
+    exporter_pod_labels: dict[str, str] = Field(
+        {"app.kubernetes.io/name": "dcgm-exporter"}, description="of exporter pods, as JSON; for discovery by pods"
+    )
+    exporter_pod_url: str = Field("http://{address}:9400/metrics", description="of an exporter pod")
+    exporters_file: Path | None = Field(None, description="YAML mapping of node to URL; read when it changes")
+    prometheus_url: str = Field("", description="of a Prometheus to query in place of the exporters")
+    prometheus_node_label: str = Field("Hostname", description="label of its series that names the node")
+    prometheus_timeout_seconds: float = Field(10.0, gt=0, description="for a full answer of Prometheus")
+    shards: int = Field(16, ge=1, le=1024, description="of nodes, spread over the replicas; the same on all")
+    lease_seconds: float = Field(
+        0.0, ge=0, description="after which another replica takes over; 0: 1.2 scrape intervals, 2 s at least"
+    )
 
     @property
     def silence_seconds(self) -> float:
         """After which a node is UNKNOWN."""
         return SILENT_POLLS * self.scrape_interval_seconds + self.scrape_timeout_seconds
+
+    @property
+    def round_seconds(self) -> float:
+        """In which every node is scraped once, the slow ones too."""
+        return self.scrape_interval_seconds + self.scrape_timeout_seconds
+
+    @property
+    def lease_ttl_seconds(self) -> float:
+        """With the default, a dead replica's nodes are scraped again within two intervals of 5 s."""
+        return self.lease_seconds or max(MINIMUM_LEASE_SECONDS, 1.2 * self.scrape_interval_seconds)
+
+    def open_discovery(self) -> Discovery:
+        """How exporters are found."""
+        return Discovery(self.discovery, self.exporter_pod_labels, self.exporter_pod_url, self.exporters_file)
 
     @property
     def policy(self) -> Policy:
@@ -50,6 +86,8 @@ class GpuHealthSettings(ServiceSettings):
                 total_share=self.budget_total_share,
                 breaker_share=self.budget_breaker_share,
                 minimum_nodes=self.budget_minimum_nodes,
+                pool_window_share=self.budget_pool_window_share,
+                pool_total_share=self.budget_pool_total_share,
             ),
             dry_run=self.dry_run,
             recovery_seconds=self.recovery_seconds,

@@ -22,14 +22,23 @@ MAXIMUM_REASON_CHARACTERS = 500
 _ATTEMPTS = 8
 
 
-def facts_of(node: Node) -> NodeFacts:
+def facts_of(node: Node, *, idle: bool, pool_label: str, exporter_url: str) -> NodeFacts:
     """What a decision needs to know of a node."""
     return NodeFacts(
         schedulable=not node.unschedulable and not node.has_taint(TAINT.key, TAINT.effect),
         opted_out=node.labels.get(OPT_OUT_LABEL) == OPT_OUT_VALUE,
         session=node.annotations.get(SESSION, ""),
-        exporter_url=node.exporter_url,
+        exporter_url=exporter_url,
+        idle=idle,
+        pool=node.labels.get(pool_label, "") if pool_label else "",
     )
+
+
+def foreign_marks(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Conditions and taints that others put on a node, as `TYPE=STATUS` and `KEY=VALUE:EFFECT`."""
+    conditions = tuple(f"{one.type}={one.status}" for one in node.conditions if one.type != CONDITION)
+    taints = tuple(f"{one.key}={one.value}:{one.effect}" for one in node.taints if one.key != TAINT.key)
+    return conditions, taints
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from longhaul_core.db.resources import Page, create, delete, find, get, list_all
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
+from longhaul_gpuhealth.adapters.shards import Fence
 from longhaul_gpuhealth.domain.budget import Budget
 from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence
 from longhaul_gpuhealth.domain.verbs import Decision
@@ -21,7 +22,6 @@ from longhaul_gpuhealth.domain.verbs import Decision
 NODE_KIND = "node-health"
 BUDGET_KIND = "quarantine-budget"
 NO_PROJECT = ""
-LEASE_NAME = "gpuhealth/monitor"
 _BUDGET_ID = "budget"
 _RECORD = TypeAdapter(NodeRecord)
 _BUDGET = TypeAdapter(Budget)
@@ -39,12 +39,14 @@ class StoredNode:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecords:
-    """Reads and changes records. A change with a `term` fails once another replica leads."""
+    """Reads and changes records. A change with a fence fails once another replica looks after the node."""
 
     db: Database
     clock: Clock
 
-    async def change(self, node: str, fn: Change, *, term: int | None = None, missing_ok: bool = False) -> StoredNode:
+    async def change(
+        self, node: str, fn: Change, *, fence: Fence | None = None, missing_ok: bool = False
+    ) -> StoredNode:
         """Apply a pure decision to a node's record and the budget, and write what differs.
 
         Raises:
@@ -54,8 +56,8 @@ class NodeRecords:
         now = self.clock.now()
 
         def transact(session: Session) -> StoredNode:
-            if term is not None:
-                check_term(session, LEASE_NAME, term)
+            if fence is not None:
+                check_term(session, fence.lease, fence.term)
             row = find(session, NODE_KIND, NO_PROJECT, node) if missing_ok else _get(session, node)
             record = record_of(row) if row else NodeRecord(node, state_since=now.timestamp())
             budget, budget_row = _load_budget(session)
@@ -106,12 +108,12 @@ class NodeRecords:
 
         return await self.db.read(fetch)
 
-    async def forget(self, node: str, *, term: int) -> None:
+    async def forget(self, node: str, *, fence: Fence) -> None:
         """The node left the cluster."""
         now = self.clock.now()
 
         def transact(session: Session) -> None:
-            check_term(session, LEASE_NAME, term)
+            check_term(session, fence.lease, fence.term)
             row = find(session, NODE_KIND, NO_PROJECT, node)
             if row is not None:
                 delete(session, row, now=now)

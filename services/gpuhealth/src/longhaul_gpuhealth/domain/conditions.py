@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from longhaul_gpuhealth.domain.fleet import Peers
 from longhaul_gpuhealth.domain.memory import GpuMemory
 from longhaul_gpuhealth.domain.model import Sample
-from longhaul_gpuhealth.domain.rules import Increase, Level, Outlier, Rule
+from longhaul_gpuhealth.domain.rules import Increase, Level, Outlier, PeerScope, Rule
 
 Outcome = tuple[bool | None, Sequence[Sample]]
 """Whether a condition holds (None: its signals say nothing, or not for long enough), and the samples that show it."""
@@ -19,6 +19,11 @@ class Conditions:
     """Evaluates conditions; remembers the values of peers."""
 
     _peers: dict[str, Peers] = field(default_factory=dict)
+
+    def forget_stale(self, time: float) -> None:
+        """Drop what is kept of groups that ended."""
+        for peers in self._peers.values():
+            peers.forget_stale(time)
 
     def evaluate(self, node: str, memory: GpuMemory, rule: Rule, signals: dict[str, float], time: float) -> Outcome:
         """Whether the rule's condition holds now; None when its signals say nothing."""
@@ -52,12 +57,15 @@ class Conditions:
         name = next((signal for signal in when.signals if signal in signals), None)
         peers = self._peers.setdefault(rule.id, Peers())
         busy = not when.busy_signal or signals.get(when.busy_signal, 0.0) > when.busy_above
-        if name is None or not busy:
-            peers.put(memory.model, key, None, time)
-            return (None if name is None else False), ()
+        among = memory.model if when.scope is PeerScope.MODEL else _run_and_model(memory)
+        if name is None or not among:
+            return None, ()
+        if not busy:
+            peers.put(among, key, None, time)
+            return False, ()
         value = signals[name]
-        peers.put(memory.model, key, value, time)
-        group = peers.group(memory.model, time)
+        peers.put(among, key, value, time)
+        group = peers.group(among, time)
         if group.count <= when.peers or group.best_owner == key:
             return False, ()
         if when.below_share is not None:
@@ -68,6 +76,12 @@ class Conditions:
         if not low:
             return False, ()
         return _after(when.for_seconds, memory, rule, Sample(node, memory.index, name, value, time))
+
+
+def _run_and_model(memory: GpuMemory) -> str:
+    """Name of the group of GPUs that do the same; empty while no run is known to use the GPU."""
+    run = "" if memory.job is None else memory.job.peer_group
+    return f"{run}/{memory.model}" if run else ""
 
 
 def _after(seconds: float, memory: GpuMemory, rule: Rule, sample: Sample) -> Outcome:

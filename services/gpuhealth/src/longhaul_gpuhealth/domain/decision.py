@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from longhaul_gpuhealth.domain.budget import Budget, Refusal
+from longhaul_gpuhealth.domain.budget import Budget, Fleet, Refusal
 from longhaul_gpuhealth.domain.model import Finding, HealthState, NodeVerdict
 from longhaul_gpuhealth.domain.record import NodeFacts, NodeRecord, Occurrence, Origin, Reason
 from longhaul_gpuhealth.domain.verbs import (
@@ -33,7 +33,7 @@ class Situation:
 
     verdict: NodeVerdict
     facts: NodeFacts
-    nodes: int
+    fleet: Fleet
     now: float
     session: str
 
@@ -72,6 +72,7 @@ class _Step:
             schedulable=facts.schedulable,
             opted_out=facts.opted_out,
             exporter_url=facts.exporter_url,
+            pool=facts.pool,
         )
 
     def take_findings(self) -> None:
@@ -127,7 +128,7 @@ class _Step:
                 self.record = replace(record, waiting="")
             return
         origin, cause, by, computes = wanted
-        refusal = self._refusal()
+        refusal = self._refusal(origin)
         if refusal:
             if record.waiting != refusal:
                 message = f"not quarantined ({refusal}): {cause}"
@@ -148,25 +149,29 @@ class _Step:
             return Origin.OVERRIDE, override.reason, override.author, True
         if orders(override, HealthState.HEALTHY):
             return None
-        causes = [finding for finding in self.record.findings if finding.takes_node_out]
+        idle = self.situation.facts.idle
+        causes = [one for one in self.record.findings if one.takes_node_out and (idle or not one.when_idle)]
         if not causes:
             return None
         cause = f"{causes[0].message} (rule {causes[0].rule})"
         return Origin.VERDICT, cause, SERVICE_AUTHOR, all(finding.computes for finding in causes)
 
-    def _refusal(self) -> str:
+    def _refusal(self, origin: Origin) -> str:
         """Why it may not be done now; asks the budget last, since asking counts."""
         if self.record.opted_out:
             return OPTED_OUT
         if self.policy.dry_run:
             return DRY_RUN
         was_open = self.budget.breaker_opened_at is not None
+        settling = self.situation.verdict.settling if origin is Origin.VERDICT else ""
         self.budget, refusal = self.budget.ask(
-            self.policy.budget, self.record.node, self.situation.nodes, self.situation.now
+            self.policy.budget, self.record.node, self.situation.fleet, self.situation.now, settling=bool(settling)
         )
         if refusal is Refusal.BREAKER_OPEN and not was_open:
-            message = f"{len(self.budget.demands)} of {self.situation.nodes} nodes were to go within one window"
+            message = f"{len(self.budget.demands)} of {self.situation.fleet.nodes} nodes were to go within one window"
             self.told.append(Occurrence("BREAKER_OPENED", refusal, message))
+        if refusal is Refusal.SETTLING:
+            return settling
         return "" if refusal is None else refusal.value
 
     def settle_state(self) -> None:

@@ -20,16 +20,31 @@ from longhaul_gpuhealth.domain.model import (
     GpuVerdict,
     HealthAction,
     HealthState,
+    Job,
     NodeVerdict,
     Sample,
     Severity,
     state_of,
     worst,
 )
-from longhaul_gpuhealth.domain.reading import MAIN_SIGNALS, GpuReading, Reading
-from longhaul_gpuhealth.domain.rules import Codes, Increase, Repeats, Rule, RuleSet, describe, duration
+from longhaul_gpuhealth.domain.reading import MAIN_SIGNALS, XID_COUNT, GpuReading, Reading
+from longhaul_gpuhealth.domain.rules import (
+    Codes,
+    Increase,
+    Marked,
+    MarkKind,
+    Missing,
+    Repeats,
+    Rule,
+    RuleSet,
+    describe,
+    duration,
+)
 
-CROWD_KEPT_SECONDS = 25 * 3600.0
+GPU_MISSING = "LONGHAUL_GPU_MISSING_SECONDS"
+NODE_MARK = "LONGHAUL_NODE_MARK"
+RULES_CHANGED = "RULES_CHANGED"
+DRIVER_CHANGED = "DRIVER_CHANGED"
 
 
 @dataclass(slots=True)
@@ -39,38 +54,54 @@ class NodeMemory:
     name: str
     last_time: float | None = None
     gpus: dict[int, GpuMemory] = field(default_factory=dict)
+    driver: str = ""
+    driver_changed_at: float | None = None
 
 
 @dataclass(slots=True)
 class Engine:
-    """Judges all nodes by one rule set. `silence_seconds`: a node or GPU unheard for longer is UNKNOWN."""
+    """Judges all nodes by one rule set.
+
+    Attributes:
+        rules: The rules in force.
+        silence_seconds: A node or GPU unheard for longer is UNKNOWN.
+        rules_settle_seconds: After other rules came into force, so that a bad rule is seen whole before it acts.
+        driver_settle_seconds: After a node's driver changed, for the same reason.
+    """
 
     rules: RuleSet
     silence_seconds: float
+    rules_settle_seconds: float = 0.0
+    driver_settle_seconds: float = 0.0
     _nodes: dict[str, NodeMemory] = field(default_factory=dict)
     _conditions: Conditions = field(default_factory=Conditions)
     _crowds: dict[str, Crowd] = field(default_factory=dict)
     _by_code: dict[int, list[Rule]] = field(default_factory=dict)
     _repeats: list[Rule] = field(default_factory=list)
+    _missing: list[Rule] = field(default_factory=list)
+    _marked: list[Rule] = field(default_factory=list)
+    _rules_changed_at: float | None = None
     _continuous: list[Rule] = field(default_factory=list)
     _counters: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.use_rules(self.rules)
 
-    def use_rules(self, rules: RuleSet) -> None:
-        """Put other rules in force; findings of rules that are gone end, memory stays."""
+    def use_rules(self, rules: RuleSet, time: float | None = None) -> None:
+        """Put other rules in force at `time`; findings of rules that are gone or others now end, memory stays."""
         self.rules = rules
+        self._rules_changed_at = time
         self._by_code, self._repeats, self._continuous, self._counters = {}, [], [], {}
+        self._missing, self._marked, self._crowds = [], [], {}
         for rule in rules.rules:
             for when in (rule.when, *(when for _, when in rule.overrides)):
                 self._index(rule, when)
-            if not isinstance(rule.when, Codes | Repeats):
+            if not isinstance(rule.when, Codes | Repeats | Missing | Marked):
                 self._continuous.append(rule)
-        known = {rule.id for rule in rules.rules}
+        known = {rule.id: rule for rule in rules.rules}
         for node in self._nodes.values():
             for gpu in node.gpus.values():
-                gpu.open = {rule_id: finding for rule_id, finding in gpu.open.items() if rule_id in known}
+                gpu.open = {key: finding for key, finding in gpu.open.items() if known.get(key) == finding.rule}
 
     def _index(self, rule: Rule, when: object) -> None:
         if isinstance(when, Codes):
@@ -78,6 +109,11 @@ class Engine:
                 self._by_code.setdefault(code, []).append(rule)
         elif isinstance(when, Repeats):
             self._repeats.append(rule)
+            self._crowds[rule.id] = Crowd(when.crowd_seconds, when.window_seconds + 2 * when.crowd_seconds)
+        elif isinstance(when, Missing):
+            self._missing.append(rule)
+        elif isinstance(when, Marked):
+            self._marked.append(rule)
         elif isinstance(when, Increase):
             for signal in when.signals:
                 self._counters[signal] = max(when.window_seconds, self._counters.get(signal, 0.0))
@@ -88,17 +124,71 @@ class Engine:
         if node.last_time is not None and reading.time <= node.last_time:
             return False
         node.last_time = reading.time
+        self._note_driver(node, reading)
         for index, gpu in reading.gpus.items():
             memory = node.gpus.get(index)
             if memory is None or (gpu.uuid and memory.uuid and gpu.uuid != memory.uuid):
                 memory = node.gpus[index] = GpuMemory(index)  # another card in the slot has another past
             memory.uuid, memory.model = gpu.uuid or memory.uuid, gpu.model or memory.model
-            memory.last_seen = reading.time
+            if gpu.signals:
+                memory.last_seen = reading.time
             self._observe_gpu(node, memory, gpu, reading.time)
+        if self._missing and len(reading.gpus) <= len(node.gpus):
+            self._look_for_missing(node, reading)
         return True
+
+    def observe_marks(self, name: str, conditions: Sequence[str], taints: Sequence[str], time: float) -> None:
+        """Take the marks that other programs put on a node, as texts that `Marked` can match."""
+        if not self._marked:
+            return
+        node = self._nodes.setdefault(name, NodeMemory(name))
+        memory = node.gpus.get(NODE_LEVEL)
+        for rule in self._marked:
+            assert isinstance(rule.when, Marked)
+            texts = conditions if rule.when.kind is MarkKind.CONDITION else taints
+            found = [text for text in texts if rule.when.matches(text)]
+            if found:
+                memory = memory or node.gpus.setdefault(NODE_LEVEL, GpuMemory(NODE_LEVEL))
+                sample = Sample(name, NODE_LEVEL, NODE_MARK, 1.0, time, {rule.when.kind: found[0]})
+                self._open(memory, rule, f"the node has the {rule.when.kind} {', '.join(found)}", (sample,), time)
+            elif memory is not None and rule.id in memory.open and not rule.latched:
+                del memory.open[rule.id]
+
+    def assign(self, name: str, jobs: Mapping[int, Job]) -> None:
+        """Say what uses which GPU of a node now."""
+        for gpu in self._memories(name):
+            gpu.job = jobs.get(gpu.index)
+
+    def reported_pods(self, name: str) -> dict[int, tuple[str, str] | None]:
+        """Namespace and name of the pod on each GPU of a node as its exporter tells; None where it does not."""
+        return {gpu.index: gpu.pod for gpu in self._memories(name) if gpu.is_gpu}
+
+    @staticmethod
+    def _note_driver(node: NodeMemory, reading: Reading) -> None:
+        if reading.driver and reading.driver != node.driver:
+            node.driver_changed_at = reading.time if node.driver else node.driver_changed_at
+            node.driver = reading.driver
+
+    def _look_for_missing(self, node: NodeMemory, reading: Reading) -> None:
+        """A GPU whose neighbours still answer is gone; where none answers it is the exporter that is silent."""
+        shown = {index for index, gpu in reading.gpus.items() if gpu.signals and index != NODE_LEVEL}
+        if not shown:
+            return
+        for index, memory in node.gpus.items():
+            if index in shown or not memory.is_gpu:
+                continue
+            gone = reading.time - memory.last_seen
+            for rule in self._missing:
+                when = rule.condition_for(memory.model)
+                assert isinstance(when, Missing)
+                if gone >= when.for_seconds:
+                    sample = Sample(node.name, index, GPU_MISSING, gone, reading.time)
+                    message = f"GPU {index} is gone from the exporter's pages, which still show {len(shown)} others"
+                    self._open(memory, rule, message, (sample,), reading.time)
 
     def _observe_gpu(self, node: NodeMemory, memory: GpuMemory, gpu: GpuReading, time: float) -> None:
         signals = gpu.signals
+        memory.pod = gpu.pod
         memory.shown = {short: signals[name] for name, short in MAIN_SIGNALS.items() if name in signals}
         self._advance_counters(memory, signals, time)
         for report in memory.xids(gpu):
@@ -110,6 +200,8 @@ class Engine:
                 self._hold(memory, rule, samples, time)
             elif held is False:
                 memory.holds_since.pop(rule.id, None)
+        if memory.occurrences:
+            self._look_for_repeats(node, memory, time)
         if memory.open:
             self._clear(node, memory, time)
 
@@ -134,16 +226,22 @@ class Engine:
             self._open_undated(memory, rule, sample, where)
             return
         memory.occurred(rule.id, time, report.times)
-        self._crowd(rule.id).add(time, (node.name, memory.index))
         self._open(memory, rule, where, (sample,), time)
         for repeats in self._repeats:
             assert isinstance(repeats.when, Repeats)
-            if rule.id not in repeats.when.of:
-                continue
-            times = self._count(memory, repeats.when, time)
-            if times >= repeats.when.at_least:
-                span = duration(repeats.when.window_seconds)
-                self._open(memory, repeats, f"{where}, {times} times in {span}", (sample,), time)
+            if rule.id in repeats.when.of:
+                self._crowds[repeats.id].add(time, (node.name, memory.index))
+
+    def _look_for_repeats(self, node: NodeMemory, memory: GpuMemory, time: float) -> None:
+        for rule in self._repeats:
+            when = rule.when
+            assert isinstance(when, Repeats)
+            times = self._count(memory, rule, when, time)
+            if times >= when.at_least and rule.id not in memory.open:
+                sample = Sample(node.name, memory.index, XID_COUNT, times, time, {"rules": " ".join(when.of)})
+                span = duration(when.window_seconds)
+                message = f"{' or '.join(when.of)} on GPU {memory.index} {times} times in {span}"
+                self._open(memory, rule, message, (sample,), time)
 
     def _open_undated(self, memory: GpuMemory, rule: Rule, sample: Sample, where: str) -> None:
         """A code that was there when watching began warns, whatever its rule says: the fault may be long repaired."""
@@ -183,35 +281,44 @@ class Engine:
                 continue
             when = rule.condition_for(memory.model)
             if isinstance(when, Repeats):
-                if self._count(memory, when, time) < when.at_least:
+                if self._count(memory, rule, when, time) < when.at_least:
                     del memory.open[rule_id]
                 continue
             patience = when.hold_seconds if isinstance(when, Codes) else rule.clear_seconds
             if time - finding.last_time >= patience:
                 del memory.open[rule_id]
 
-    def _count(self, memory: GpuMemory, when: Repeats, time: float) -> int:
+    def _count(self, memory: GpuMemory, rule: Rule, when: Repeats, time: float) -> int:
         """Occurrences within the window that no crowd shared."""
-        total = 0
-        for rule_id in when.of:
-            crowd = self._crowd(rule_id)
-            for occurred in memory.occurrences.get(rule_id, ()):
-                shared = when.crowd_gpus and crowd.size_around(occurred, when.crowd_seconds) >= when.crowd_gpus
-                total += occurred > time - when.window_seconds and not shared
-        return total
-
-    def _crowd(self, rule_id: str) -> Crowd:
-        return self._crowds.setdefault(rule_id, Crowd(CROWD_KEPT_SECONDS))
+        first = time - when.window_seconds
+        last = time - when.crowd_seconds if when.crowd_gpus else time
+        crowd = self._crowds[rule.id]
+        return sum(
+            first < occurred <= last and not (when.crowd_gpus and crowd.shared(occurred, when.crowd_gpus))
+            for rule_id in when.of
+            for occurred in memory.occurrences.get(rule_id, ())
+        )
 
     def release(self, node: str) -> None:
-        """Forget what is held against a node; what still holds is found again at the next reading."""
+        """Forget what is held against a node; what still holds is found again at the next reading.
+
+        GPUs that are missing then are not waited for any more: whoever released the node knows of them.
+        """
         for gpu in self._memories(node):
             gpu.open.clear()
             gpu.holds_since.clear()
+        memory = self._nodes.get(node)
+        if memory is not None and memory.last_time is not None:
+            heard = memory.last_time
+            memory.gpus = {one: gpu for one, gpu in memory.gpus.items() if not gpu.is_gpu or gpu.last_seen >= heard}
 
     def forget(self, node: str) -> None:
         """The node is no longer part of the cluster."""
         self._nodes.pop(node, None)
+
+    def forget_stale(self, time: float) -> None:
+        """Drop what is kept of groups of peers that ended."""
+        self._conditions.forget_stale(time)
 
     def heard(self, node: str) -> float | None:
         """When the node was last read."""
@@ -231,13 +338,20 @@ class Engine:
         findings = self.findings(node)
         whole = [state_of(one.severity) for one in findings if one.gpu == NODE_LEVEL and not one.shadow]
         state = worst(HealthState.UNKNOWN if silent else HealthState.HEALTHY, *whole, *(gpu.state for gpu in gpus))
-        return NodeVerdict(node, state, gpus, findings, heard, scrape_error)
+        return NodeVerdict(node, state, gpus, findings, heard, scrape_error, self._settling(node, now))
+
+    def _settling(self, node: str, now: float) -> str:
+        if self._rules_changed_at is not None and now - self._rules_changed_at < self.rules_settle_seconds:
+            return RULES_CHANGED
+        memory = self._nodes.get(node)
+        changed = None if memory is None else memory.driver_changed_at
+        return DRIVER_CHANGED if changed is not None and now - changed < self.driver_settle_seconds else ""
 
     def _judge(self, gpu: GpuMemory, now: float) -> GpuVerdict:
         silent = now - gpu.last_seen > self.silence_seconds
         states = [state_of(finding.severity) for finding in gpu.open.values() if not finding.rule.shadow]
         state = worst(HealthState.UNKNOWN if silent else HealthState.HEALTHY, *states)
-        return GpuVerdict(gpu.index, gpu.uuid, gpu.model, state, dict(gpu.shown))
+        return GpuVerdict(gpu.index, gpu.uuid, gpu.model, state, dict(gpu.shown), gpu.job)
 
     def _memories(self, node: str) -> Iterable[GpuMemory]:
         memory = self._nodes.get(node)

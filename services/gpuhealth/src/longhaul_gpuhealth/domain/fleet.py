@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +17,7 @@ LEAST_DEVIATION_SHARE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class PeerGroup:
-    """Values of the peers of one model, at one moment."""
+    """Values of one group of peers, at one moment."""
 
     time: float
     count: int
@@ -30,30 +29,40 @@ class PeerGroup:
 
 @dataclass(slots=True)
 class Peers:
-    """Newest values of one signal by model; statistics are made anew every few seconds, not for each GPU."""
+    """Newest values of one signal by group (a model, or a run and a model).
+
+    Statistics are made anew every few seconds, not for each GPU.
+    """
 
     _values: dict[str, dict[GpuKey, tuple[float, float]]] = field(default_factory=dict)
     _groups: dict[str, PeerGroup] = field(default_factory=dict)
 
-    def put(self, model: str, key: GpuKey, value: float | None, time: float) -> None:
+    def put(self, name: str, key: GpuKey, value: float | None, time: float) -> None:
         """The newest value of a GPU; None when it does not count now (not busy, not reported)."""
-        values = self._values.setdefault(model, {})
+        values = self._values.setdefault(name, {})
         if value is None:
             values.pop(key, None)
         else:
             values[key] = (value, time)
 
-    def group(self, model: str, time: float) -> PeerGroup:
-        """Statistics over all GPUs of the model."""
-        group = self._groups.get(model)
+    def group(self, name: str, time: float) -> PeerGroup:
+        """Statistics over all GPUs of the group."""
+        group = self._groups.get(name)
         if group is None or not 0 <= time - group.time < REFRESH_SECONDS:
-            group = self._groups[model] = self._measure(model, time)
+            group = self._groups[name] = self._measure(name, time)
         return group
 
-    def _measure(self, model: str, time: float) -> PeerGroup:
-        fresh = {
-            key: value for key, (value, seen) in self._values.get(model, {}).items() if time - seen < STALE_SECONDS
-        }
+    def forget_stale(self, time: float) -> None:
+        """Drop groups that no GPU belongs to any more."""
+        for name in [one for one, group in self._groups.items() if time - group.time >= STALE_SECONDS]:
+            del self._groups[name]
+            self._values.pop(name, None)
+
+    def _measure(self, name: str, time: float) -> PeerGroup:
+        kept = self._values.get(name, {})
+        for key in [key for key, (_, seen) in kept.items() if time - seen >= STALE_SECONDS]:
+            del kept[key]
+        fresh = {key: value for key, (value, _) in kept.items()}
         if not fresh:
             return PeerGroup(time, 0, 0.0, 0.0, 0.0, None)
         values = np.fromiter(fresh.values(), dtype=np.float64, count=len(fresh))
@@ -66,17 +75,25 @@ class Peers:
 
 @dataclass(slots=True)
 class Crowd:
-    """When a rule fired on which GPU, over the last minutes of the whole cluster."""
+    """On which GPUs of the whole cluster something fired when, in slots of `width_seconds` over `kept_seconds`."""
 
+    width_seconds: float
     kept_seconds: float
-    _firings: deque[tuple[float, GpuKey]] = field(default_factory=deque)
+    _slots: dict[int, set[GpuKey]] = field(default_factory=dict)
 
     def add(self, time: float, key: GpuKey) -> None:
-        """The rule fired on a GPU."""
-        self._firings.append((time, key))
-        while self._firings and self._firings[0][0] < time - self.kept_seconds:
-            self._firings.popleft()
+        """It fired on a GPU."""
+        slot = self._slot(time)
+        if slot not in self._slots:
+            oldest = self._slot(time - self.kept_seconds)
+            self._slots = {one: keys for one, keys in self._slots.items() if one >= oldest}
+        self._slots.setdefault(slot, set()).add(key)
 
-    def size_around(self, time: float, seconds: float) -> int:
-        """How many GPUs it fired on within `seconds` of `time`."""
-        return len({key for when, key in self._firings if abs(when - time) <= seconds})
+    def shared(self, time: float, gpus: int) -> bool:
+        """Whether it fired on that many GPUs at about `time`; costs no more than `gpus` steps."""
+        slot = self._slot(time)
+        near = [self._slots.get(one, set()) for one in (slot - 1, slot, slot + 1)]
+        return any(len(keys) >= gpus for keys in near) or len(set().union(*near)) >= gpus
+
+    def _slot(self, time: float) -> int:
+        return int(time // self.width_seconds)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from longhaul_gpuhealth.domain.model import NODE_LEVEL, Finding, HealthAction, Sample, Severity
-from longhaul_gpuhealth.domain.reading import XID_COUNT, XID_GAUGE, GpuReading
+from longhaul_gpuhealth.domain.model import NODE_LEVEL, Finding, HealthAction, Job, Sample, Severity
+from longhaul_gpuhealth.domain.reading import XID_COUNT, XID_GAUGE, XID_KERNEL, GpuReading
 from longhaul_gpuhealth.domain.rules import Rule
 
 EVIDENCE_KEPT = 3
@@ -97,6 +97,8 @@ class OpenFinding:
             shadow=self.rule.shadow,
             computes=self.rule.computes,
             evidence=(*self.first_samples, *self.last_samples),
+            remedy=self.rule.remedy,
+            when_idle=self.rule.when_idle,
         )
 
 
@@ -111,21 +113,27 @@ class GpuMemory:
     shown: dict[str, float] = field(default_factory=dict)
     gauge: float | None = None
     counts: dict[int, float] = field(default_factory=dict)
+    kernel: dict[int, float] | None = None
+    job: Job | None = None
+    pod: tuple[str, str] | None = None
     counters: dict[str, CounterMemory] = field(default_factory=dict)
     holds_since: dict[str, float] = field(default_factory=dict)
     occurrences: dict[str, deque[float]] = field(default_factory=dict)
     open: dict[str, OpenFinding] = field(default_factory=dict)
 
     def xids(self, reading: GpuReading) -> Iterator[XidReport]:
-        """New XID reports.
+        """New XID reports, from the best source that there is, so that none is counted twice.
 
-        The exporter's windowed count is believed where it is there: growth is new reports. Otherwise the gauge, which
-        keeps the last code for ever: a change is one report, a repeat of the code is invisible, and a code that is
-        there at first sight may be of any age.
+        The kernel's log is believed first, then the exporter's windowed count: growth is new reports. Otherwise the
+        gauge, which keeps the last code for ever: a change is one report, a repeat of the code is invisible. A code
+        of the log or the gauge that is there at first sight may be of any age.
         """
         gauge = reading.signals.get(XID_GAUGE)
         counted = reading.xid_counts
-        if counted is not None:
+        if reading.kernel_xids is not None:
+            yield from self._logged(reading.kernel_xids)
+            self.counts = dict(counted or {})
+        elif counted is not None:
             for code, count in counted.items():
                 grown = int(count - self.counts.get(code, 0.0))
                 if grown > 0:
@@ -137,6 +145,14 @@ class GpuMemory:
             yield XidReport(int(gauge), 1, XID_GAUGE, gauge, age_known=self.gauge is not None)
         if gauge is not None:
             self.gauge = gauge
+
+    def _logged(self, counts: Mapping[int, float]) -> Iterator[XidReport]:
+        before = self.kernel
+        for code, count in counts.items():
+            grown = int(count - (before or {}).get(code, 0.0))
+            if grown > 0:
+                yield XidReport(code, grown, XID_KERNEL, count, age_known=before is not None)
+        self.kernel = dict(counts)
 
     def occurred(self, rule_id: str, time: float, times: int) -> None:
         """Note that a rule fired."""
@@ -151,18 +167,21 @@ class GpuMemory:
             "model": self.model,
             "gauge": self.gauge,
             "counts": {str(code): count for code, count in self.counts.items()},
+            "kernel": None if self.kernel is None else {str(code): count for code, count in self.kernel.items()},
             "occurrences": {rule: list(times) for rule, times in self.occurrences.items()},
         }
 
     @classmethod
     def restored(cls, snapshot: Mapping[str, Any]) -> GpuMemory:
         """The memory of a snapshot."""
+        kernel = snapshot.get("kernel")
         return cls(
             index=snapshot["index"],
             uuid=snapshot["uuid"],
             model=snapshot["model"],
             gauge=snapshot["gauge"],
             counts={int(code): count for code, count in snapshot["counts"].items()},
+            kernel=None if kernel is None else {int(code): count for code, count in kernel.items()},
             occurrences={
                 rule: deque(times, maxlen=OCCURRENCES_KEPT) for rule, times in snapshot["occurrences"].items()
             },

@@ -47,6 +47,15 @@ class HealthAction(IntEnum):
         return self in (HealthAction.DRAIN, HealthAction.ISOLATE)
 
 
+class Remedy(IntEnum):
+    """What repairs a GPU, once its node is out and empty; greater costs more."""
+
+    NONE = 0
+    RESET = 1
+    REBOOT = 2
+    REPLACE = 3
+
+
 _STATES = {
     Severity.INFO: HealthState.HEALTHY,
     Severity.WARNING: HealthState.SUSPECT,
@@ -101,11 +110,29 @@ class Finding:
     shadow: bool = False
     computes: bool = True
     evidence: tuple[Sample, ...] = ()
+    remedy: Remedy = Remedy.NONE
+    when_idle: bool = False
 
     @property
     def takes_node_out(self) -> bool:
-        """Whether the node must leave for it now."""
+        """Whether the node must leave for it, now or (`when_idle`) once nothing runs there."""
         return self.active and not self.shadow and self.action.takes_node_out
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What uses a GPU: a pod, and the run and the rank of it where the pod is one of ours. `rank` -1: not known."""
+
+    namespace: str
+    pod: str
+    project: str = ""
+    run: str = ""
+    rank: int = -1
+
+    @property
+    def peer_group(self) -> str:
+        """GPUs of one group do the same work at the same time; empty: nobody knows."""
+        return f"{self.project}/{self.run}" if self.run else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +144,15 @@ class GpuVerdict:
     model: str
     state: HealthState
     signals: Mapping[str, float] = field(default_factory=dict)
+    job: Job | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeVerdict:
-    """What the samples say about one node; never QUARANTINED or RECOVERING, which are decisions."""
+    """What the samples say about one node; never QUARANTINED or RECOVERING, which are decisions.
+
+    `settling` says why nothing should follow from it yet; empty: nothing is in the way.
+    """
 
     node: str
     state: HealthState
@@ -129,6 +160,7 @@ class NodeVerdict:
     findings: tuple[Finding, ...] = ()
     last_scrape_time: float | None = None
     scrape_error: str = ""
+    settling: str = ""
 
     @property
     def worst_finding(self) -> Finding | None:

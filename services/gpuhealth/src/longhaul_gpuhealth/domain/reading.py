@@ -11,6 +11,9 @@ from longhaul_gpuhealth.domain.model import NODE_LEVEL
 
 XID_GAUGE = "DCGM_FI_DEV_XID_ERRORS"
 XID_COUNT = "DCGM_EXP_XID_ERRORS_COUNT"
+XID_KERNEL = "LONGHAUL_KERNEL_XID_TOTAL"
+KERNEL_UP = "LONGHAUL_KERNEL_LOG_UP"
+DRIVER_LABEL = "DCGM_FI_DRIVER_VERSION"
 
 MAIN_SIGNALS: Mapping[str, str] = {
     "DCGM_FI_DEV_GPU_TEMP": "temperature_celsius",
@@ -21,6 +24,7 @@ MAIN_SIGNALS: Mapping[str, str] = {
 }
 """Signals that a person sees, by the name under which they see them."""
 
+_BY_CODE = frozenset({XID_COUNT, XID_KERNEL})
 _BLANKS = ((0x7FFFFFF0, 0x7FFFFFF4), (2.0**63, 2.0**63))
 """DCGM_INT32_BLANK, DCGM_INT64_BLANK and up to their NOT_PERMISSIONED (dcgm_structs.h);
 the latter four are one number as floats."""
@@ -28,12 +32,26 @@ the latter four are one number as floats."""
 
 @dataclass(slots=True)
 class GpuReading:
-    """Signals of one GPU at one scrape; `xid_counts` is the windowed count by code, None where there is none."""
+    """Signals of one GPU at one scrape.
+
+    `xid_counts` is the windowed count by code, `kernel_xids` the count by code since the machine's start; None where
+    there is none. `pod` is namespace and name as the exporter tells them.
+    """
 
     uuid: str = ""
     model: str = ""
     signals: dict[str, float] = field(default_factory=dict)
     xid_counts: dict[int, float] | None = None
+    kernel_xids: dict[int, float] | None = None
+    pod: tuple[str, str] | None = None
+
+    def absorb(self, other: GpuReading) -> None:
+        """Take what another exporter of the node says of the same GPU."""
+        self.uuid, self.model = self.uuid or other.uuid, self.model or other.model
+        self.signals.update(other.signals)
+        self.xid_counts = other.xid_counts if self.xid_counts is None else self.xid_counts
+        self.kernel_xids = other.kernel_xids if self.kernel_xids is None else self.kernel_xids
+        self.pod = self.pod or other.pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +62,29 @@ class Reading:
     time: float
     gpus: Mapping[int, GpuReading]
     unattributed: int = 0
+    driver: str = ""
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether it shows any GPU."""
+        return any(index != NODE_LEVEL for index in self.gpus)
+
+    def with_other(self, other: Reading) -> Reading:
+        """Together with what another exporter of the same node says."""
+        gpus = dict(self.gpus)
+        for index, gpu in other.gpus.items():
+            if index in gpus:
+                gpus[index].absorb(gpu)
+            else:
+                gpus[index] = gpu
+        return Reading(self.node, self.time, gpus, self.unattributed + other.unattributed, self.driver or other.driver)
+
+
+@dataclass(slots=True)
+class _Identity:
+    uuid: str = ""
+    model: str = ""
+    pod: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +100,13 @@ class Attribution:
     """Knows where in the pages of one exporter the wanted signals are; learnt again when the layout changes."""
 
     wanted: frozenset[str]
+    by_pci: dict[str, int] = field(default_factory=dict)
     _series: tuple[Series, ...] = ()
     _places: tuple[_Place, ...] = ()
-    _identities: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _identities: dict[int, _Identity] = field(default_factory=dict)
     _counted: bool = False
+    _kernel: bool = False
+    _driver: str = ""
     _unattributed: int = 0
 
     def attribute(self, node: str, time: float, page: Page) -> Reading:
@@ -75,39 +119,55 @@ class Attribution:
             self._learn(page.series)
         values = page.values
         gpus = {
-            index: GpuReading(uuid, model, xid_counts={} if self._counted and index != NODE_LEVEL else None)
-            for index, (uuid, model) in self._identities.items()
+            index: GpuReading(
+                one.uuid,
+                one.model,
+                xid_counts={} if self._counted and index != NODE_LEVEL else None,
+                kernel_xids={} if self._kernel and index != NODE_LEVEL else None,
+                pod=one.pod,
+            )
+            for index, one in self._identities.items()
         }
         for place in self._places:
             value = values[place.position]
             if _is_blank(value):
                 continue
             gpu = gpus[place.gpu]
-            if place.xid is not None and gpu.xid_counts is not None:
-                gpu.xid_counts[place.xid] = max(value, gpu.xid_counts.get(place.xid, 0.0))
+            if place.xid is not None:
+                counts = gpu.kernel_xids if place.signal == XID_KERNEL else gpu.xid_counts
+                if counts is not None:
+                    counts[place.xid] = max(value, counts.get(place.xid, 0.0))
                 continue
             earlier = gpu.signals.get(place.signal)
             if earlier is None or value > earlier:
                 gpu.signals[place.signal] = value
-        return Reading(node, time, gpus, self._unattributed)
+        return Reading(node, time, gpus, self._unattributed, self._driver)
 
     def _learn(self, series: tuple[Series, ...]) -> None:
         places: list[_Place] = []
-        identities: dict[int, tuple[str, str]] = {}
+        identities: dict[int, _Identity] = {}
         unattributed = 0
+        for one in series:
+            pci, index = _pci(one), one.labels.get("gpu", "")
+            if pci and index.isdecimal():
+                self.by_pci[pci] = int(index)
         for position, one in enumerate(series):
             if one.name not in self.wanted:
                 continue
-            gpu = _gpu_index(one)
+            gpu = _gpu_index(one, self.by_pci)
             xid = _xid(one)
-            if gpu is None or (one.name == XID_COUNT and xid is None):
+            if gpu is None or (one.name in _BY_CODE and xid is None):
                 unattributed += 1
                 continue
-            uuid, model = identities.get(gpu, ("", ""))
-            identities[gpu] = (uuid or one.labels.get("UUID", ""), model or one.labels.get("modelName", ""))
+            known = identities.setdefault(gpu, _Identity())
+            known.uuid = known.uuid or one.labels.get("UUID", "")
+            known.model = known.model or one.labels.get("modelName", "")
+            known.pod = known.pod or _pod(one)
             places.append(_Place(position, gpu, one.name, xid))
         self._series, self._places, self._identities = series, tuple(places), identities
-        self._counted = any(one.name == XID_COUNT for one in series)
+        names = {one.name for one in series}
+        self._counted, self._kernel = XID_COUNT in names, XID_KERNEL in names or KERNEL_UP in names
+        self._driver = next((one.labels[DRIVER_LABEL] for one in series if DRIVER_LABEL in one.labels), "")
         self._unattributed = unattributed
 
 
@@ -115,16 +175,31 @@ def _is_blank(value: float) -> bool:
     return not math.isfinite(value) or any(low <= value <= high for low, high in _BLANKS)
 
 
-def _gpu_index(series: Series) -> int | None:
-    """Index of the GPU; -1 for series of the node; None when the label is no index."""
+def _gpu_index(series: Series, by_pci: Mapping[str, int]) -> int | None:
+    """Index of the GPU; -1 for series of the node; None when the labels name none."""
     text = series.labels.get("gpu")
-    if text is None:
-        return None if series.name.startswith("DCGM_") else NODE_LEVEL
-    return int(text) if text.isdecimal() else None
+    if text is not None:
+        return int(text) if text.isdecimal() else None
+    if pci := _pci(series):
+        return by_pci.get(pci)
+    return None if series.name.startswith("DCGM_") else NODE_LEVEL
+
+
+def _pci(series: Series) -> str:
+    """Bus address as both sides write it: the kernel has four digits of domain and no function."""
+    text = series.labels.get("pci_bus_id", "").lower()
+    domain, colon, rest = text.partition(":")
+    return f"{domain.lstrip('0') or '0'}:{rest.partition('.')[0]}" if colon else ""
+
+
+def _pod(series: Series) -> tuple[str, str] | None:
+    pod = series.labels.get("pod") or series.labels.get("exported_pod", "")
+    namespace = series.labels.get("namespace") or series.labels.get("exported_namespace", "")
+    return (namespace, pod) if pod else None
 
 
 def _xid(series: Series) -> int | None:
-    if series.name != XID_COUNT:
+    if series.name not in _BY_CODE:
         return None
     text = series.labels.get("xid", "")
     return int(text) if text.isdecimal() else None

@@ -90,6 +90,7 @@ class NodeRecord:
         schedulable: Whether the cluster may place work on it.
         opted_out: Whether its label says to leave it alone.
         exporter_url: Where it is scraped; empty: nowhere.
+        pool: The pool of nodes that it belongs to; empty: none.
         last_scrape_time: The last scrape when this was written.
         memory: What the engine must know after a restart.
     """
@@ -111,6 +112,7 @@ class NodeRecord:
     schedulable: bool = True
     opted_out: bool = False
     exporter_url: str = ""
+    pool: str = ""
     last_scrape_time: float | None = None
     memory: tuple[Mapping[str, Any], ...] = ()
 
@@ -143,9 +145,14 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What the cluster says about a node now. `session`: of the quarantine marks it carries; empty: none of ours."""
+    """What the cluster says about a node now.
+
+    `session`: of the quarantine marks it carries; empty: none of ours. `idle`: no pod holds a GPU of it.
+    """
 
     schedulable: bool
     opted_out: bool
     session: str
     exporter_url: str
+    idle: bool = False
+    pool: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from longhaul_gpuhealth.domain.budget import Budget
+from longhaul_gpuhealth.domain.budget import Budget, Fleet
 from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.engine import Engine
 from longhaul_gpuhealth.domain.model import Finding, HealthState, Sample
@@ -42,7 +42,7 @@ def replay(
         record = records.get(node) or NodeRecord(node, HealthState.HEALTHY, time)
         session = record.quarantine.session if record.quarantine else ""
         facts = NodeFacts(record.quarantine is None, opted_out=False, session=session, exporter_url="replay")
-        situation = Situation(verdict, facts, total, time, f"replay-{node}-{time}")
+        situation = Situation(verdict, facts, Fleet(total), time, f"replay-{node}-{time}")
         decision = decide(record, budget, situation, policy)
         records[node], budget = decision.record, decision.budget
         outcome.occurrences += [(time, node, told) for told in decision.occurrences]

@@ -10,8 +10,21 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from longhaul_gpuhealth.domain.model import HealthAction, Severity
-from longhaul_gpuhealth.domain.rules import Codes, Condition, Increase, Level, Outlier, Repeats, Rule, RuleSet
+from longhaul_gpuhealth.domain.model import HealthAction, Remedy, Severity
+from longhaul_gpuhealth.domain.rules import (
+    Codes,
+    Condition,
+    Increase,
+    Level,
+    Marked,
+    MarkKind,
+    Missing,
+    Outlier,
+    PeerScope,
+    Repeats,
+    Rule,
+    RuleSet,
+)
 from longhaul_gpuhealth.domain.yaml_places import YamlFault, load, locate
 
 DEFAULT_CLEAR_SECONDS = 300.0
@@ -25,10 +38,14 @@ _KINDS = {
     "mask": ("mask", "for"),
     "increase_above": ("increase_above", "window"),
     "repeats_of": ("repeats_of", "at_least", "window", "unless_gpus", "unless_within"),
-    "below_share": ("below_share", "for", "peers", "busy_signal", "busy_above"),
-    "below_deviations": ("below_deviations", "for", "peers", "busy_signal", "busy_above"),
+    "below_share": ("below_share", "for", "peers", "peers_of", "busy_signal", "busy_above"),
+    "below_deviations": ("below_deviations", "for", "peers", "peers_of", "busy_signal", "busy_above"),
+    "missing": ("missing", "for"),
+    "node_conditions": ("node_conditions",),
+    "node_taints": ("node_taints",),
 }
 _NEEDED = {"increase_above": ("window",), "repeats_of": ("at_least", "window")}
+_WITHOUT_SIGNAL = ("codes", "repeats_of", "missing", "node_conditions", "node_taints")
 
 
 class RulesFault(ValueError):  # noqa: N818 (it is a fault of the text)
@@ -65,8 +82,12 @@ class _When(_Section):
     below_share: float | None = Field(None, gt=0, lt=1)
     below_deviations: float | None = Field(None, gt=0)
     peers: int = Field(3, ge=1)
+    peers_of: Literal["model", "run"] = "model"
     busy_signal: str = ""
     busy_above: float = 0.0
+    missing: Literal[True] | None = None
+    node_conditions: tuple[str, ...] | None = Field(None, min_length=1)
+    node_taints: tuple[str, ...] | None = Field(None, min_length=1)
 
     @property
     def kind(self) -> str:
@@ -103,15 +124,19 @@ class _Rule(_Section):
     latched: bool | None = None
     clear_after: Duration = DEFAULT_CLEAR_SECONDS
     shadow: bool = False
+    remedy: Literal["none", "reset", "reboot", "replace"] = "none"
+    when_idle: bool = False
     overrides: tuple[_Override, ...] = ()
 
     @model_validator(mode="after")
     def _has_its_signal(self) -> Self:
-        needs = self.when.kind not in ("codes", "repeats_of")
+        needs = self.when.kind not in _WITHOUT_SIGNAL
         if needs != bool(self.signal):
             raise ValueError(f"{self.when.kind!r} {'needs a' if needs else 'takes no'} 'signal'")
         if any(override.when.kind != self.when.kind for override in self.overrides):
             raise ValueError(f"overrides must be of the kind {self.when.kind!r} as the rule")
+        if self.when_idle and self.action != "drain":
+            raise ValueError(f"'when_idle' goes with the action 'drain', not with {self.action!r}")
         return self
 
 
@@ -172,6 +197,8 @@ def _rule(rule: _Rule) -> Rule:
         clear_seconds=rule.clear_after,
         shadow=rule.shadow,
         overrides=tuple((one.model, _condition(one.when, signals)) for one in rule.overrides),
+        remedy=Remedy[rule.remedy.upper()],
+        when_idle=rule.when_idle,
     )
 
 
@@ -191,7 +218,14 @@ def _condition(when: _When, signals: tuple[str, ...]) -> Condition:
             when.peers,
             when.busy_signal,
             when.busy_above,
+            PeerScope(when.peers_of),
         )
+    if when.missing is not None:
+        return Missing(when.for_)
+    if when.node_conditions is not None:
+        return Marked(MarkKind.CONDITION, when.node_conditions)
+    if when.node_taints is not None:
+        return Marked(MarkKind.TAINT, when.node_taints)
     return Level(signals, when.above, when.differs_from, when.mask, when.for_)
 
 

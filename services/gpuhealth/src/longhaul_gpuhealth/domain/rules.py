@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import cached_property
 
-from longhaul_gpuhealth.domain.model import HealthAction, Severity
-from longhaul_gpuhealth.domain.reading import MAIN_SIGNALS, XID_COUNT, XID_GAUGE
+from longhaul_gpuhealth.domain.model import HealthAction, Remedy, Severity
+from longhaul_gpuhealth.domain.reading import MAIN_SIGNALS, XID_COUNT, XID_GAUGE, XID_KERNEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Increase:
 class Repeats:
     """Fires when other rules fired `at_least` times on one GPU within the window.
 
-    A firing that `crowd_gpus` GPUs or more shared within `crowd_seconds` does not count: the program is the suspect.
+    A firing that `crowd_gpus` GPUs or more shared within about `crowd_seconds` does not count: the program is the
+    suspect. Whether others share it shows only afterwards, so with a crowd a firing counts when it is that old.
     """
 
     of: tuple[str, ...]
@@ -61,9 +63,16 @@ class Repeats:
     crowd_seconds: float = 60.0
 
 
+class PeerScope(StrEnum):
+    """Whose values a GPU is compared with: all GPUs of its model, or those of its model in the same run."""
+
+    MODEL = "model"
+    RUN = "run"
+
+
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """Fires while a signal is far below that of its peers: busy GPUs of the same model in the whole cluster.
+    """Fires while a signal is far below that of its peers: busy GPUs of the same model, in the cluster or in its run.
 
     `below_share`: by that share below the best peer. `below_deviations`: by that many median absolute deviations below
     the median. Both need `peers` others, and `busy_above` of `busy_signal` where given.
@@ -76,14 +85,45 @@ class Outlier:
     peers: int
     busy_signal: str = ""
     busy_above: float = 0.0
+    scope: PeerScope = PeerScope.MODEL
 
 
-Condition = Codes | Level | Increase | Repeats | Outlier
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Fires when a GPU that was there is missing for `for_seconds` from pages that still show others of its node."""
+
+    for_seconds: float
+
+
+class MarkKind(StrEnum):
+    """Marks that other programs put on nodes."""
+
+    CONDITION = "condition"
+    TAINT = "taint"
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Fires while the node carries a mark of others whose text matches a pattern (`TYPE=STATUS`, `KEY=VALUE:EFFECT`)."""
+
+    kind: MarkKind
+    patterns: tuple[str, ...]
+
+    def matches(self, text: str) -> bool:
+        """Whether a mark is meant."""
+        return any(fnmatchcase(text, pattern) for pattern in self.patterns)
+
+
+Condition = Codes | Level | Increase | Repeats | Outlier | Missing | Marked
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the rule table; `overrides` pairs a pattern of the GPU's model with its own condition."""
+    """One row of the rule table; `overrides` pairs a pattern of the GPU's model with its own condition.
+
+    `computes`: work may still write a checkpoint. `when_idle`: the node leaves only once nothing runs there. `remedy`:
+    what repairs it.
+    """
 
     id: str
     when: Condition
@@ -95,6 +135,8 @@ class Rule:
     clear_seconds: float
     shadow: bool = False
     overrides: tuple[tuple[str, Condition], ...] = ()
+    remedy: Remedy = Remedy.NONE
+    when_idle: bool = False
 
     def condition_for(self, model: str) -> Condition:
         """The condition for a GPU of that model; the first pattern that matches decides."""
@@ -111,7 +153,7 @@ class RuleSet:
     @cached_property
     def wanted(self) -> frozenset[str]:
         """Names of all series that some rule or person looks at."""
-        names = {XID_GAUGE, XID_COUNT, *MAIN_SIGNALS}
+        names = {XID_GAUGE, XID_COUNT, XID_KERNEL, *MAIN_SIGNALS}
         for rule in self.rules:
             for when in (rule.when, *(when for _, when in rule.overrides)):
                 names.update(signals_of(when))
@@ -130,8 +172,8 @@ def signals_of(when: Condition) -> tuple[str, ...]:
     """Names of the series that a condition reads."""
     match when:
         case Codes():
-            return (XID_GAUGE, XID_COUNT)
-        case Repeats():
+            return (XID_GAUGE, XID_COUNT, XID_KERNEL)
+        case Repeats() | Missing() | Marked():
             return ()
         case Outlier(busy_signal=busy):
             return (*when.signals, busy) if busy else when.signals
@@ -156,9 +198,13 @@ def describe(when: Condition) -> str:
             crowd = "" if when.crowd_gpus is None else f", unless {when.crowd_gpus} GPUs share it"
             return f"{' or '.join(when.of)} at least {when.at_least} times in {duration(when.window_seconds)}{crowd}"
         case Outlier(below_share=float() as share):
-            return f"{share:.0%} below the best peer{_during(when.for_seconds)}"
+            return f"{share:.0%} below the best peer{_of(when.scope)}{_during(when.for_seconds)}"
         case Outlier():
-            return f"{when.below_deviations:g} deviations below its peers{_during(when.for_seconds)}"
+            return f"{when.below_deviations:g} deviations below its peers{_of(when.scope)}{_during(when.for_seconds)}"
+        case Missing():
+            return f"missing from the exporter's pages{_during(when.for_seconds)}"
+        case Marked():
+            return f"the node has {when.kind} {' or '.join(when.patterns)}"
 
 
 def duration(seconds: float) -> str:
@@ -167,6 +213,10 @@ def duration(seconds: float) -> str:
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g}{unit}"
     return f"{seconds:g}s"
+
+
+def _of(scope: PeerScope) -> str:
+    return " of the run" if scope is PeerScope.RUN else ""
 
 
 def _during(seconds: float) -> str:

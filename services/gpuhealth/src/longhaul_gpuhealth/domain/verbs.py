@@ -40,12 +40,11 @@ class Decision:
 
 
 def quarantine(
-    record: NodeRecord, budget: Budget, policy: Policy, *, nodes: int, now: float, session: str, cause: str, by: str
+    record: NodeRecord, budget: Budget, policy: Policy, *, now: float, session: str, cause: str, by: str
 ) -> Decision:
-    """An operator takes a node out; the budget was asked already, and is told here."""
+    """An operator takes a node out, as the budget allowed."""
     if record.quarantine is not None:
         return Decision(record, budget)
-    budget, _ = budget.ask(policy.budget, record.node, nodes, now, force=True)
     return take_out(record, budget, policy, now, session, Origin.OPERATOR, cause, by, computes=True)
 
 

@@ -10,17 +10,20 @@ from longhaul_core.errors import Aborted, LonghaulError
 from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
 
-from longhaul_gpuhealth.adapters.marks import Marker, facts_of
+from longhaul_gpuhealth.adapters.discovery import Discovery
+from longhaul_gpuhealth.adapters.marks import Marker, facts_of, foreign_marks
 from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode, marked, unmarked
-from longhaul_gpuhealth.domain.budget import Budget
+from longhaul_gpuhealth.adapters.shards import Fence
+from longhaul_gpuhealth.domain.budget import Budget, Fleet
 from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.engine import Engine
+from longhaul_gpuhealth.domain.jobs import attribute_pods
 from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict
 from longhaul_gpuhealth.domain.record import NodeRecord
 from longhaul_gpuhealth.domain.verbs import Decision, Policy
 from longhaul_gpuhealth.monitor.book import NodeBook
 from longhaul_gpuhealth.monitor.measures import Measures
-from longhaul_gpuhealth.monitor.poller import Poller, SteadyTime
+from longhaul_gpuhealth.monitor.poller import Intake, SteadyTime
 
 PARALLEL_NODES = 32
 RETRY_SECONDS = 1.0
@@ -37,7 +40,7 @@ class _ReleasedMeanwhileError(Exception):
 
 @dataclass(slots=True)
 class Actor:
-    """Settles nodes: verdict -> decision -> record -> marks; each by one task at a time, many in parallel.
+    """Settles the nodes of this replica: verdict -> decision -> record -> marks; one task a node, many in parallel.
 
     What fails (database, cluster) is tried again; every step can be repeated, so a crash between any two is harmless.
     """
@@ -45,12 +48,13 @@ class Actor:
     records: NodeRecords
     marker: Marker
     engine: Engine
-    poller: Poller
+    intake: Intake
     book: NodeBook
+    discovery: Discovery
     time: SteadyTime
     policy: Policy
     measures: Measures
-    term: int
+    fence: Callable[[str], Fence | None]
     known: dict[str, StoredNode] = field(default_factory=dict)
     _released: dict[str, float | None] = field(default_factory=dict)
     _settled: dict[str, Signature] = field(default_factory=dict)
@@ -58,9 +62,14 @@ class Actor:
     _dirty: dict[str, None] = field(default_factory=dict)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _busy: set[str] = field(default_factory=set)
+    _joined: dict[str, object] = field(default_factory=dict)
+
+    def owns(self, node: str) -> bool:
+        """Whether this replica looks after a node."""
+        return self.fence(node) is not None
 
     def adopt(self, stored: StoredNode) -> None:
-        """Take over what is known of a node when this replica begins to lead."""
+        """Take over what is known of a node when this replica begins to look after it."""
         record = stored.record
         was_heard = record.exporter_url and record.state is not HealthState.UNKNOWN
         heard = self.time.now() if was_heard else None
@@ -68,13 +77,32 @@ class Actor:
         self.known[record.node] = stored
         self._released[record.node] = record.released_at
 
+    def drop(self, node: str) -> None:
+        """Another replica looks after the node from now on."""
+        self.engine.forget(node)
+        for kept in (self.known, self._released, self._settled, self._due, self._dirty, self._joined):
+            kept.pop(node, None)
+
     def touch(self, node: str) -> None:
         """Something about the node changed."""
         self._dirty[node] = None
         self._work.set()
 
+    def look(self, node: str) -> None:
+        """The cluster shows the node otherwise than before."""
+        if not self.owns(node):
+            return
+        seen = self.book.nodes.get(node)
+        if seen is not None:
+            self.engine.observe_marks(node, *foreign_marks(seen), self.time.now())
+            self._join(node)
+        self.touch(node)
+
     def scraped(self, node: str) -> None:
         """A scrape was tried: settle the node if the verdict is another one."""
+        if not self.owns(node):
+            return
+        self._join(node)
         if self._signature(self._verdict(node)) != self._settled.get(node):
             self.touch(node)
 
@@ -99,16 +127,23 @@ class Actor:
                     await slots.acquire()
                     tasks.create_task(self._settle_one(node, slots), name=f"settle {node}")
 
+    def _join(self, node: str) -> None:
+        """Tell the engine who uses which GPU, where that changed."""
+        reported, uses = self.engine.reported_pods(node), self.book.uses(node)
+        if self._joined.get(node) != (reported, uses):
+            self._joined[node] = reported, uses
+            found = attribute_pods(reported, uses)
+            self.engine.assign(node, found.jobs)
+            self.measures.unattributed_gpus.labels(node).set(found.unattributed)
+
     async def _settle_one(self, node: str, slots: asyncio.Semaphore) -> None:
         try:
+            if not self.owns(node):
+                return
             if node in self.book.nodes:
                 await self._settle(node)
             elif node in self.known:
                 await self._forget(node)
-        except Aborted as error:
-            if error.reason == "STALE_TERM":
-                raise
-            self._retry(node, error)
         except LonghaulError as error:
             self._retry(node, error)
         finally:
@@ -140,9 +175,16 @@ class Actor:
         self._schedule(stored.record)
 
     async def _decide(self, node: str, verdict: NodeVerdict) -> StoredNode:
-        facts = facts_of(self.book.nodes[node])
+        seen = self.book.nodes[node]
+        facts = facts_of(
+            seen,
+            idle=self.book.idle(node),
+            pool_label=self.book.pool_label,
+            exporter_url=self.discovery.url_of(seen),
+        )
         released = self._released.get(node)
-        situation = Situation(verdict, facts, len(self.book.nodes), self.time.now(), new_uid())
+        fleet = Fleet(len(self.book.nodes), facts.pool, self.book.pool_size(facts.pool))
+        situation = Situation(verdict, facts, fleet, self.time.now(), new_uid())
         memory = tuple(self.engine.snapshot(node))
         told: list[tuple[str, str]] = []
 
@@ -153,7 +195,7 @@ class Actor:
             told[:] = [(one.type, one.cause) for one in decision.occurrences]
             return replace(decision, record=replace(decision.record, memory=memory))
 
-        stored = await self.records.change(node, choose, term=self.term, missing_ok=True)
+        stored = await self.records.change(node, choose, fence=self._fence(node), missing_ok=True)
         for type_, cause in told:
             self.measures.events.labels(type_, cause).inc()
         return stored
@@ -179,7 +221,16 @@ class Actor:
         return stored
 
     async def _note(self, node: str, change: NodeChange) -> StoredNode:
-        return await self.records.change(node, lambda record, budget: Decision(change(record), budget), term=self.term)
+        def note(record: NodeRecord, budget: Budget) -> Decision:
+            return Decision(change(record), budget)
+
+        return await self.records.change(node, note, fence=self._fence(node))
+
+    def _fence(self, node: str) -> Fence:
+        fence = self.fence(node)
+        if fence is None:
+            raise Aborted(f"node {node} is another replica's now", reason="STALE_TERM", metadata={"node": node})
+        return fence
 
     def _measure(self, action: str, verdict: NodeVerdict | None) -> None:
         self.measures.actions.labels(action, "ok").inc()
@@ -188,12 +239,8 @@ class Actor:
             self.measures.latency.observe(max(0.0, self.time.now() - min(causes)))
 
     async def _forget(self, node: str) -> None:
-        await self.records.forget(node, term=self.term)
-        self.engine.forget(node)
-        self.known.pop(node, None)
-        self._released.pop(node, None)
-        self._settled.pop(node, None)
-        self._due.pop(node, None)
+        await self.records.forget(node, fence=self._fence(node))
+        self.drop(node)
 
     def _schedule(self, record: NodeRecord) -> None:
         """When to look again although nothing changes."""
@@ -206,10 +253,11 @@ class Actor:
             self._due[record.node] = min(due)
 
     def _verdict(self, node: str) -> NodeVerdict:
-        return self.engine.verdict(node, self.time.now(), self.poller.errors.get(node, ""))
+        return self.engine.verdict(node, self.time.now(), self.intake.errors.get(node, ""))
 
     @staticmethod
     def _signature(verdict: NodeVerdict) -> Signature:
         """What of a verdict is worth a decision."""
         findings = frozenset((one.rule, one.gpu, one.severity, one.shadow) for one in verdict.findings)
-        return verdict.state, findings, tuple((gpu.index, gpu.uuid, gpu.state) for gpu in verdict.gpus)
+        gpus = tuple((gpu.index, gpu.uuid, gpu.state, gpu.job) for gpu in verdict.gpus)
+        return verdict.state, verdict.settling, findings, gpus

@@ -24,13 +24,18 @@ class Measures:
         self.scrape_seconds = metrics.histogram("scrape_seconds", "Duration of good scrapes.", (), LATENCY_BUCKETS)
         self.oldest_scrape = metrics.gauge("oldest_scrape_age_seconds", "Age of the oldest node's last good scrape.")
         self.unattributed = metrics.gauge("unattributed_series", "Series of known signals that name no GPU.", ("node",))
+        self.unattributed_gpus = metrics.gauge(
+            "unattributed_gpus", "GPUs that pods hold without anyone knowing which.", ("node",)
+        )
         self.ignored = metrics.counter("ignored_readings", "Readings not newer than the one before.")
         self.latency = metrics.histogram(
             "detection_seconds", "From the sample that shows a fault to the marked node.", (), LATENCY_BUCKETS
         )
         self.breaker_open = metrics.gauge("breaker_open", "1 while the breaker stops all quarantines.")
         self.waiting = metrics.gauge("waiting_quarantines", "Nodes whose quarantine waits.")
-        self.leading = metrics.gauge("leading", "1 on the replica that scrapes and acts.")
+        self.shards = metrics.gauge("shards", "Shards of nodes that this replica looks after.")
+        self.takeovers = metrics.counter("takeovers", "Shards that this replica took.")
+        self.verdicts = metrics.counter("verdicts", "Changes of verdict, by state.", ("state",))
         self.rules_load_failed = metrics.gauge("rules_load_failed", "1 while a newer rules file is not in force.")
 
     def show_nodes(self, states: Mapping[str, HealthState]) -> None:

@@ -1,37 +1,54 @@
-"""Leads when it holds the lease: ties cluster, scrapes, engine and decisions together and survives their failures."""
+"""Ties cluster, scrapes, engine and decisions together for the nodes of this replica, and survives their failures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from longhaul_core.clock import Clock
 from longhaul_core.cluster import Cluster
 from longhaul_core.db import Database
-from longhaul_core.db.leases import Lease, acquire, release, renew
 from longhaul_core.errors import LonghaulError
 from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
 from longhaul_core.rpc.watch import watch
 
+from longhaul_gpuhealth.adapters.discovery import Discovery
 from longhaul_gpuhealth.adapters.marks import Marker
-from longhaul_gpuhealth.adapters.records import LEASE_NAME, NO_PROJECT, NODE_KIND, NodeRecords, StoredNode, record_of
+from longhaul_gpuhealth.adapters.prometheus import PrometheusSource
+from longhaul_gpuhealth.adapters.records import NO_PROJECT, NODE_KIND, NodeRecords, StoredNode, record_of
 from longhaul_gpuhealth.adapters.rules_source import RulesSource
 from longhaul_gpuhealth.adapters.scraper import Scraper, open_session
+from longhaul_gpuhealth.adapters.shards import ShardLeases
 from longhaul_gpuhealth.domain.engine import Engine
 from longhaul_gpuhealth.domain.model import NodeVerdict
+from longhaul_gpuhealth.domain.sharding import shard_of
 from longhaul_gpuhealth.monitor.actor import Actor
 from longhaul_gpuhealth.monitor.book import NodeBook
 from longhaul_gpuhealth.monitor.measures import Measures
-from longhaul_gpuhealth.monitor.poller import Poller, SteadyTime
+from longhaul_gpuhealth.monitor.poller import Intake, Poller, PrometheusPoller, ScrapePoller, SteadyTime
 from longhaul_gpuhealth.settings import GpuHealthSettings
 
 TICK_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 
 log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What works together between two failures."""
+
+    engine: Engine
+    time: SteadyTime
+    intake: Intake
+    poller: Poller
+    book: NodeBook
+    actor: Actor
+    leases: ShardLeases
+    synced_at: float
 
 
 @dataclass(slots=True)
@@ -46,147 +63,199 @@ class Monitor:
     rules: RulesSource
     measures: Measures
     address: str
-    _holder: str = field(default_factory=new_uid)
-    _engine: Engine | None = None
-    _poller: Poller | None = None
-    _time: SteadyTime | None = None
+    _parts: _Parts | None = field(default=None)
 
     def live_verdict(self, node: str) -> NodeVerdict | None:
-        """The newest verdict, with its values; None on a replica that does not lead."""
-        if self._engine is None or self._time is None or self._poller is None:
+        """The newest verdict, with its values; None on a replica that does not look after the node."""
+        parts = self._parts
+        if parts is None or not parts.actor.owns(node):
             return None
-        return self._engine.verdict(node, self._time.now(), self._poller.errors.get(node, ""))
+        return parts.engine.verdict(node, parts.time.now(), parts.intake.errors.get(node, ""))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lead whenever possible until `stop`; what fails is begun anew from what is stored."""
+        """Work until `stop`; what fails is begun anew from what is stored."""
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
             while not stop.is_set():
-                leading = asyncio.create_task(self._try_to_lead(), name="lead")
-                await asyncio.wait([leading, stopped], return_when=asyncio.FIRST_COMPLETED)
-                leading.cancel()
-                await asyncio.wait([leading])
-                error = None if leading.cancelled() else leading.exception()
+                working = asyncio.create_task(self._work(), name="monitor")
+                await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+                working.cancel()
+                await asyncio.wait([working])
+                error = None if working.cancelled() else working.exception()
                 if not stop.is_set():
                     _report(error)
                     await asyncio.wait([stopped], timeout=RETRY_SECONDS)
         finally:
             stopped.cancel()
 
-    async def _try_to_lead(self) -> None:
-        lease = await self.db.run(
-            lambda session: acquire(session, LEASE_NAME, self._holder, self.address, self.settings.lease_seconds)
-        )
-        if lease is None:
-            return
-        try:
-            await self._lead(lease)
-        finally:
-            self._engine = self._poller = self._time = None
-            self.measures.leading.set(0)
-            self.measures.show_nodes({})
-            await asyncio.shield(self.db.run(lambda session: release(session, lease)))
-
-    async def _lead(self, lease: Lease) -> None:
-        stored = await self.records.all()
-        async with self._assembled(lease) as (actor, book, poller):
-            for one in stored.values():
-                actor.adopt(one)
-            self.measures.leading.set(1)
-            log.info("monitor leads", term=lease.term, nodes=len(stored), rules=self.rules.rules.version)
-            newest = max((one.row.revision for one in stored.values()), default=0)
-            async with asyncio.TaskGroup() as loops:
-                loops.create_task(self._renew(lease), name="lease")
-                loops.create_task(book.follow(), name="nodes")
-                loops.create_task(book.relist(), name="relist")
-                loops.create_task(self._follow_records(actor, newest), name="records")
-                loops.create_task(actor.run(), name="actor")
-                loops.create_task(self._tick(actor, book, poller), name="tick")
+    async def _work(self) -> None:
+        newest = max((stored.row.revision for stored in (await self.records.all()).values()), default=0)
+        async with self._assembled() as parts:
+            self._parts = parts
+            try:
+                async with asyncio.TaskGroup() as loops:
+                    loops.create_task(parts.book.follow(), name="nodes")
+                    loops.create_task(parts.book.relist(), name="relist")
+                    await parts.book.listed.wait()
+                    loops.create_task(self._hold_shards(parts), name="shards")
+                    loops.create_task(self._follow_records(parts.actor, newest), name="records")
+                    loops.create_task(parts.actor.run(), name="actor")
+                    loops.create_task(self._tick(parts), name="tick")
+            finally:
+                self._parts = None
+                self.measures.shards.set(0)
+                await asyncio.shield(parts.leases.close())
 
     @asynccontextmanager
-    async def _assembled(self, lease: Lease) -> AsyncIterator[tuple[Actor, NodeBook, Poller]]:
-        """The parts of one term."""
+    async def _assembled(self) -> AsyncIterator[_Parts]:
+        settings, time = self.settings, SteadyTime(self.clock)
+        engine = Engine(
+            self.rules.rules,
+            settings.silence_seconds,
+            rules_settle_seconds=settings.round_seconds,
+            driver_settle_seconds=settings.driver_settle_seconds,
+        )
+        leases = ShardLeases(self.db, new_uid(), self.address, settings.lease_ttl_seconds, settings.shards)
+        discovery = settings.open_discovery()
+        discovery.reload()
+        intake = Intake(engine, time, self.measures, lambda node: actor.scraped(node))  # noqa: PLW0108 (comes below)
+        book = NodeBook(
+            self.cluster,
+            self.clock,
+            lambda node: actor.look(node),  # noqa: PLW0108 (comes below)
+            discovery,
+            settings.pool_label,
+        )
+        actor = Actor(
+            records=self.records,
+            marker=Marker(self.cluster, self.clock),
+            engine=engine,
+            intake=intake,
+            book=book,
+            discovery=discovery,
+            time=time,
+            policy=settings.policy,
+            measures=self.measures,
+            fence=leases.fence,
+        )
+        async with self._polling(intake) as poller:
+            yield _Parts(engine, time, intake, poller, book, actor, leases, self.clock.monotonic())
+
+    @asynccontextmanager
+    async def _polling(self, intake: Intake) -> AsyncIterator[Poller]:
         settings = self.settings
-        time = SteadyTime(self.clock)
-        engine = Engine(self.rules.rules, settings.silence_seconds)
         async with open_session() as session:
-            scraper = Scraper(session, settings.scrape_timeout_seconds, settings.scrape_maximum_bytes)
-            poller = Poller(
-                scraper=scraper,
-                engine=engine,
-                time=time,
-                clock=self.clock,
-                interval_seconds=settings.scrape_interval_seconds,
-                measures=self.measures,
-                scraped=lambda node: actor.scraped(node),  # noqa: PLW0108 (the actor comes below)
-            )
-            book = NodeBook(self.cluster, self.clock, lambda node: actor.touch(node))  # noqa: PLW0108
-            actor = Actor(
-                records=self.records,
-                marker=Marker(self.cluster, self.clock),
-                engine=engine,
-                poller=poller,
-                book=book,
-                time=time,
-                policy=settings.policy,
-                measures=self.measures,
-                term=lease.term,
-            )
-            self._engine, self._poller, self._time = engine, poller, time
+            poller: Poller
+            if settings.prometheus_url:
+                source = PrometheusSource(
+                    session,
+                    settings.prometheus_url,
+                    settings.prometheus_node_label,
+                    settings.prometheus_timeout_seconds,
+                )
+                poller = PrometheusPoller(source, intake, self.clock, settings.scrape_interval_seconds)
+            else:
+                scraper = Scraper(session, settings.scrape_timeout_seconds, settings.scrape_maximum_bytes)
+                poller = ScrapePoller(scraper, intake, self.clock, settings.scrape_interval_seconds)
             try:
-                yield actor, book, poller
+                yield poller
             finally:
                 await poller.close()
 
-    async def _renew(self, lease: Lease) -> None:
-        """Hold the lease; an error ends the term at once, well before the lease does."""
-        ttl = self.settings.lease_seconds
+    async def _hold_shards(self, parts: _Parts) -> None:
+        """Keep the leases; without the database nothing is held for longer than they last."""
+        ttl = self.settings.lease_ttl_seconds
         while True:
-            await self.clock.sleep(ttl / 3)
-            await self.db.run(lambda session: renew(session, lease, ttl))
+            try:
+                change = await parts.leases.sync()
+            except LonghaulError as error:
+                log.warning("shards not renewed", reason=error.reason, error=str(error))
+                if self.clock.monotonic() - parts.synced_at > ttl:
+                    self._drop(parts, parts.leases.forget())
+            else:
+                parts.synced_at = self.clock.monotonic()
+                self._drop(parts, change.lost | change.surplus)
+                if change.surplus:
+                    await parts.leases.give_back(change.surplus)
+                if change.gained:
+                    await self._adopt(parts, change.gained)
+                self.measures.shards.set(len(parts.leases.owned))
+            await self.clock.sleep(ttl / 4)
+
+    async def _adopt(self, parts: _Parts, shards: frozenset[int]) -> None:
+        stored = await self.records.all()
+        mine = {node: one for node, one in stored.items() if shard_of(node, self.settings.shards) in shards}
+        for one in mine.values():
+            parts.actor.adopt(one)
+        self.measures.takeovers.inc(len(shards))
+        log.info("shards taken", shards=sorted(shards), nodes=len(mine), rules=self.rules.rules.version)
+        self._poll_own(parts)
+        for node in mine.keys() | parts.book.nodes.keys():
+            if shard_of(node, self.settings.shards) in shards:
+                parts.actor.look(node)
+
+    def _drop(self, parts: _Parts, shards: Iterable[int]) -> None:
+        gone = set(shards)
+        if not gone:
+            return
+        log.info("shards given up", shards=sorted(gone))
+        for node in [one for one in parts.actor.known if shard_of(one, self.settings.shards) in gone]:
+            parts.actor.drop(node)
+        self._poll_own(parts, without=gone)
+
+    def _poll_own(self, parts: _Parts, without: Iterable[int] = ()) -> None:
+        """Scrape the nodes of this replica and no others."""
+        others = frozenset(without)
+        urls = {}
+        for node in parts.book.nodes.values():
+            url = parts.book.discovery.url_of(node) or (node.name if self.settings.prometheus_url else "")
+            if url and parts.actor.owns(node.name) and shard_of(node.name, self.settings.shards) not in others:
+                urls[node.name] = url
+        parts.poller.follow(urls)
 
     async def _follow_records(self, actor: Actor, newest: int) -> None:
         """Notice what operators and other replicas wrote."""
         async for row in watch(self.db, NODE_KIND, NO_PROJECT, after_revision=newest):
-            if row.deleted:
+            if row.deleted or not actor.owns(row.id):
                 continue
             known = actor.known.get(row.id)
             if known is None or known.row.revision < row.revision:
                 actor.known[row.id] = StoredNode(record_of(row), row)
                 actor.touch(row.id)
 
-    async def _tick(self, actor: Actor, book: NodeBook, poller: Poller) -> None:
+    async def _tick(self, parts: _Parts) -> None:
         """What time alone brings."""
-        await book.listed.wait()
-        for node in actor.known.keys() - book.nodes.keys():
-            actor.touch(node)
+        actor = parts.actor
         while True:
             if self.rules.reload():
-                actor.engine.use_rules(self.rules.rules)
-            poller.follow({node.name: node.exporter_url for node in book.nodes.values() if node.exporter_url})
+                parts.engine.use_rules(self.rules.rules, parts.time.now())
+            parts.book.discovery.reload()
+            for node in actor.known.keys() - parts.book.nodes.keys():
+                actor.touch(node)
+            self._poll_own(parts)
             actor.tick()
-            await self._measure(actor)
+            await self._measure(parts)
             await self.clock.sleep(TICK_SECONDS)
 
-    async def _measure(self, actor: Actor) -> None:
-        now = actor.time.now()
-        records = [stored.record for stored in actor.known.values()]
-        self.measures.show_nodes({record.node: record.state for record in records})
-        heard = [actor.engine.heard(record.node) for record in records if record.exporter_url]
+    async def _measure(self, parts: _Parts) -> None:
+        now = parts.time.now()
+        parts.engine.forget_stale(now)
+        records = [stored.record for stored in parts.actor.known.values()]
+        self.measures.count_nodes(record.state for record in records)
+        heard = [parts.engine.heard(record.node) for record in records if record.exporter_url]
         self.measures.oldest_scrape.set(max((now - time for time in heard if time is not None), default=0.0))
         self.measures.waiting.set(sum(bool(record.waiting) for record in records))
         self.measures.rules_load_failed.set(bool(self.rules.load_error))
-        if any(record.waiting for record in records):
-            budget = await self.records.budget()
-            self.measures.breaker_open.set(budget.breaker_opened_at is not None)
+        budget = await self.records.budget()
+        self.measures.breaker_open.set(budget.breaker_opened_at is not None)
 
 
 def _report(error: BaseException | None) -> None:
-    """Log why a term ended; a defect is raised, so that the process ends loudly."""
+    """Log why the work ended; a defect is raised, so that the process ends loudly."""
     if error is None:
         return
     failures = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
     for failure in failures:
         if not isinstance(failure, LonghaulError):
             raise error
-        log.warning("monitor term ended", reason=failure.reason, error=str(failure))
+        log.warning("monitor begins anew", reason=failure.reason, error=str(failure))

@@ -104,7 +104,7 @@ class MarkKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """Fires while the node carries a mark of others whose text matches a pattern (`TYPE=STATUS`, `KEY=VALUE:EFFECT`)."""
+    """Fires while the node carries a mark of others that matches a pattern (`TYPE=STATUS`, `KEY=VALUE:EFFECT`)."""
 
     kind: MarkKind
     patterns: tuple[str, ...]

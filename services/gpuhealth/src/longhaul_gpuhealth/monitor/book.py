@@ -29,7 +29,7 @@ PodKey = tuple[str, str]
 
 @dataclass(slots=True)
 class NodeBook:
-    """Follows nodes and pods. `changed` is called with the name of each node that is new, other, used otherwise or gone.
+    """Follows nodes and pods. `changed` gets the name of each node that is new, other, used otherwise or gone.
 
     Where pods may not be read, nothing is known of jobs, and no node counts as idle.
     """

@@ -15,7 +15,6 @@ from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
 from longhaul_core.rpc.watch import watch
 
-from longhaul_gpuhealth.adapters.discovery import Discovery
 from longhaul_gpuhealth.adapters.marks import Marker
 from longhaul_gpuhealth.adapters.prometheus import PrometheusSource
 from longhaul_gpuhealth.adapters.records import NO_PROJECT, NODE_KIND, NodeRecords, StoredNode, record_of
@@ -104,6 +103,7 @@ class Monitor:
             finally:
                 self._parts = None
                 self.measures.shards.set(0)
+                self.measures.show_nodes({})
                 await asyncio.shield(parts.leases.close())
 
     @asynccontextmanager
@@ -241,7 +241,7 @@ class Monitor:
         now = parts.time.now()
         parts.engine.forget_stale(now)
         records = [stored.record for stored in parts.actor.known.values()]
-        self.measures.count_nodes(record.state for record in records)
+        self.measures.show_nodes({record.node: record.state for record in records})
         heard = [parts.engine.heard(record.node) for record in records if record.exporter_url]
         self.measures.oldest_scrape.set(max((now - time for time in heard if time is not None), default=0.0))
         self.measures.waiting.set(sum(bool(record.waiting) for record in records))

@@ -88,13 +88,9 @@ EXPIRY = 'longhaul_tls_certificate_expiry_timestamp_seconds{job="ingest"}'
 CASES = {
     "LonghaulLossSpike": Case("63m", _loss("9x20"), _loss("3.05x20")),
     "LonghaulLossNotFinite": Case("35m", {ANOMALY: "0x120 1x60"}, {ANOMALY: "0x180"}),
-    "LonghaulThroughputDrop": Case(
-        "75m", {**RUNNING, RATE: "1000x240 900x120"}, {**RUNNING, RATE: "1000x240 980x120"}
-    ),
+    "LonghaulThroughputDrop": Case("75m", {**RUNNING, RATE: "1000x240 900x120"}, {**RUNNING, RATE: "1000x240 980x120"}),
     "LonghaulRunHung": Case("30m", _last_step(f"0+15x60 900x{HOURS}"), _last_step(f"0+15x{HOURS}")),
-    "LonghaulRunFailed": Case(
-        "5m", _gauge(f'longhaul_training_run_state{{{RUN},state="FAILED"}}', 1), RUNNING
-    ),
+    "LonghaulRunFailed": Case("5m", _gauge(f'longhaul_training_run_state{{{RUN},state="FAILED"}}', 1), RUNNING),
     "LonghaulCheckpointTooOld": Case("80m", _checkpoint("60x500"), _checkpoint("60x100 3000x400")),
     "LonghaulCheckpointDamaged": Case(
         "30m", {"longhaul_checkpoint_damaged_total": "0x60 1x60"}, {"longhaul_checkpoint_damaged_total": "1x120"}
@@ -125,7 +121,7 @@ CASES = {
     "LonghaulNoController": Case(
         "5m",
         {f'longhaul_training_leading{{instance="{n}"}}': f"0x{HOURS}" for n in "ab"},
-        {'longhaul_training_leading{instance="a"}': f"0x{HOURS}", 'longhaul_training_leading{instance="b"}': f"1x{HOURS}"},
+        {f'longhaul_training_leading{{instance="{n}"}}': f"{value}x{HOURS}" for n, value in (("a", 0), ("b", 1))},
     ),
     "LonghaulRpcErrors": Case("20m", _calls(50), _calls(1)),
     "LonghaulStoreFailing": Case(

@@ -26,6 +26,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 HEALTHY_AFTER_SECONDS = 30.0
 SERVICE_GRACE_SECONDS = 10.0
 NODE_GRACE_SECONDS = 15.0
+SAVE_AGAIN_SECONDS = 1.0
 EXPORTER = "exporter"
 
 
@@ -35,6 +36,7 @@ class Supervisor:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._stop = asyncio.Event()
+        self._unsaved = asyncio.Event()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, then stop everything in the reverse order."""
@@ -44,6 +46,7 @@ class Supervisor:
         await self._stop_leftovers()
         await self._start_nodes()
         keepers = [asyncio.create_task(self._keep(name)) for name in (EXPORTER, *SERVICES)]
+        keepers.append(asyncio.create_task(self._save_again()))
         await self._stop.wait()
         _log.info("stopping")
         for keeper in keepers:
@@ -106,7 +109,22 @@ class Supervisor:
 
     def _record(self, name: str, pid: int) -> None:
         self._layout = self._layout.with_process(name, processes.mark_of(pid))
-        self._layout.save()
+        self._save()
+
+    def _save(self) -> None:
+        """Write the layout; where the disk is full, services are kept all the same and it is written later."""
+        try:
+            self._layout.save()
+        except OSError as error:
+            _log.warning("layout not saved", error=str(error))
+            self._unsaved.set()
+
+    async def _save_again(self) -> None:
+        while True:
+            await self._unsaved.wait()
+            await asyncio.sleep(SAVE_AGAIN_SECONDS)
+            self._unsaved.clear()
+            self._save()
 
     async def _stop_all(self) -> None:
         marks = self._layout.processes

@@ -20,6 +20,7 @@ from longhaul_core.errors import (
 )
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MOST_RESERVED_BYTES = 64 << 20
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
@@ -61,6 +62,22 @@ def write_all(descriptor: int, data: bytes | memoryview) -> int:
     while view:
         view = view[os.write(descriptor, view) :]
     return total
+
+
+def reserve_bytes(folder: Path) -> int:
+    """Bytes of the file system of `folder` that objects leave free, so that databases can still record what happened.
+
+    A twentieth, at most 64 MiB.
+    """
+    return min(_MOST_RESERVED_BYTES, shutil.disk_usage(folder).total // 20)
+
+
+def keep_reserve(descriptor: int, size: int, reserve: int) -> None:
+    """Raise ENOSPC, as a full disk does, where writing `size` bytes would eat into the reserve."""
+    status = os.fstatvfs(descriptor)
+    if status.f_bavail * status.f_frsize - size < reserve:
+        text = f"{os.strerror(errno.ENOSPC)}, {reserve >> 20} MiB are kept for the databases"
+        raise OSError(errno.ENOSPC, text)
 
 
 def sync_folders(folder: Path, root: Path) -> None:

@@ -1,5 +1,7 @@
 """An object store in a folder: temporary file, fsync, rename (link for a conditional create), fsync of the folders.
 
+The last of the space is left to databases that share the disk.
+
 A writer killed at any moment leaves at most an invisible temporary file, which a later `open` sweeps.
 """
 
@@ -13,7 +15,15 @@ from io import BufferedReader
 from pathlib import Path
 
 from longhaul_core.errors import AlreadyExists, FailedPrecondition, InvalidArgument
-from longhaul_core.objects.durable import create_temporary, os_errors, sweep_temporaries, sync_folders, write_all
+from longhaul_core.objects.durable import (
+    create_temporary,
+    keep_reserve,
+    os_errors,
+    reserve_bytes,
+    sweep_temporaries,
+    sync_folders,
+    write_all,
+)
 from longhaul_core.objects.keys import check_key, check_prefix
 from longhaul_core.objects.store import ObjectInfo, ObjectWriter
 
@@ -28,6 +38,7 @@ class FilesystemStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._temporary = root / _TEMPORARY
+        self.reserve = 0
 
     @classmethod
     def open(cls, root: Path, *, sweep_after_seconds: float = _SWEEP_AFTER_SECONDS) -> "FilesystemStore":
@@ -36,6 +47,7 @@ class FilesystemStore:
         with os_errors(store.root):
             store._temporary.mkdir(parents=True, exist_ok=True)
             sweep_temporaries(store._temporary, sweep_after_seconds)
+            store.reserve = reserve_bytes(store.root)
         return store
 
     @property
@@ -189,6 +201,7 @@ class _FileWriter(ObjectWriter):
 
     def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
         with os_errors(self._target, self.key):
+            keep_reserve(self._descriptor, len(data), self._store.reserve)
             written = write_all(self._descriptor, data)
         self._size += written
         return written

@@ -32,6 +32,7 @@ from longhaul_ingest.domain.rates import RateWindow
 log = get_logger(__name__)
 
 PROGRESS_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
 
 
 class Runner:
@@ -48,16 +49,26 @@ class Runner:
         self._draining = False
 
     async def run(self) -> None:
-        """Look for work, again and again; a defect in one ingestion fails that ingestion only."""
+        """Look for work, again and again; a defect in one ingestion fails that ingestion only.
+
+        While the database cannot be written, nothing moves and nothing ends.
+        """
         while not self._world.stop.is_set():
-            rows, revision = await self._world.db.read(_active)
-            for row in rows:
-                await self._advance(row)
-            if any(row.state == JobState.RUNNING for row in rows):
-                await self._claim()
-                await self._show_progress(rows)
-            await self._pause(revision, idle=not rows and not self._tasks)
+            try:
+                await self._look()
+            except LonghaulError as error:
+                log.warning("look for work failed", reason=error.reason, error=error.message)
+                await self._world.clock.sleep(RETRY_SECONDS)
         await self.drain()
+
+    async def _look(self) -> None:
+        rows, revision = await self._world.db.read(_active)
+        for row in rows:
+            await self._advance(row)
+        if any(row.state == JobState.RUNNING for row in rows):
+            await self._claim()
+            await self._show_progress(rows)
+        await self._pause(revision, idle=not rows and not self._tasks)
 
     async def drain(self) -> None:
         """Take no more shards, and give unfinished ones back to the queue."""
@@ -145,8 +156,11 @@ class Runner:
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("work on a shard ended by a defect", task=task.get_name(), exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LonghaulError):  # the claim runs out, and the shard is taken again
+            log.warning("shard not recorded", task=task.get_name(), reason=error.reason, error=error.message)
+        elif error is not None:
+            log.error("work on a shard ended by a defect", task=task.get_name(), exc_info=error)
 
     async def _show_progress(self, rows: list[ResourceRow]) -> None:
         moment = self._world.clock.monotonic()

@@ -7,6 +7,8 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
 
 from longhaul_gpuhealth.exporter.scenario import Behaviour, EventScenario, NodeScenario, Scenario
 
@@ -106,11 +108,17 @@ class Fired:
 
     def holds(self, now: float) -> bool:
         """Whether it still lasts."""
-        return now >= self.since and (self.event.lasts is None or now < self.since + self.event.lasts)
+        if now < self.since or (self.event.lasts is not None and now >= self.since + self.event.lasts):
+            return False
+        return self.event.flaps is None or int((now - self.since) // self.event.flaps) % 2 == 0
+
+    def meets(self, node: str) -> bool:
+        """Whether that node is meant."""
+        return fnmatchcase(node, self.event.node)
 
     def concerns(self, node: str, gpu: int) -> bool:
         """Whether that GPU is meant."""
-        return self.event.node == node and self.event.gpu in (None, gpu)
+        return self.event.gpu in (None, gpu) and self.meets(node)
 
 
 @dataclass(slots=True)
@@ -132,14 +140,16 @@ class Fleet:
 
     def behaviour(self, node: str, now: float) -> Behaviour:
         """How the node's exporter answers now; the newest event decides."""
-        current = [one.event.exporter for one in self.fired if one.event.node == node and one.holds(now)]
+        current = [one.event.exporter for one in self.fired if one.meets(node) and one.holds(now)]
         return next((one for one in reversed(current) if one is not Behaviour.NORMAL), Behaviour.NORMAL)
 
     def page(self, node: str, now: float) -> str:
         """What the node's exporter shows now."""
         machine = self.scenario.nodes[node]
         gpus = [gpu for gpu in range(machine.gpus) if not self._is_lost(node, gpu, now)]
-        labels = {gpu: _labels(self.scenario.seed, node, gpu, machine.model) for gpu in gpus}
+        here = [one for one in self.fired if one.meets(node) and one.since <= now]
+        driver = next((one.event.driver for one in reversed(here) if one.event.driver), DRIVER_VERSION)
+        labels = {gpu: _labels(self.scenario.seed, node, gpu, machine.model, driver) for gpu in gpus}
         values = {gpu: self._values(node, machine, gpu, now) for gpu in gpus}
         lines: list[str] = []
         for metric in METRICS:
@@ -147,6 +157,13 @@ class Fleet:
             lines += (f"{metric.name}{{{labels[gpu]}}} {_format(values[gpu][metric.name])}" for gpu in gpus)
         if self.scenario.xid_counter:
             lines += self._xid_counts(node, labels, now)
+        holding = [one.event for one in here if one.holds(now)]
+        lines += [f"{name} {_format(value)}" for event in holding for name, value in event.node_signals.items()]
+        if any(event.duplicate for event in holding):
+            lines += [line for line in lines if not line.startswith("#")]
+        if skew := sum(event.skew for event in holding):
+            stamp = int((now + skew) * 1000)
+            lines = [line if line.startswith("#") else f"{line} {stamp}" for line in lines]
         return "\n".join(lines) + "\n"
 
     def _is_lost(self, node: str, gpu: int, now: float) -> bool:
@@ -157,9 +174,12 @@ class Fleet:
         noise = random.Random(f"{self.scenario.seed}/{node}/{gpu}/{int(now * 10)}")  # noqa: S311 (pretence)
         swing = math.sin(now / 47 + gpu)
         values: dict[str, float] = {}
+        begun = max(
+            (one.since for one in self.fired if one.event.restart and one.meets(node) and one.since <= now), default=0.0
+        )
         for metric in METRICS:
             if metric.kind == "counter":
-                value = float(math.floor(metric.per_second * load * now))
+                value = float(math.floor(metric.per_second * load * (now - begun)))
             else:
                 wander = metric.jitter * (swing + noise.uniform(-0.5, 0.5)) if load else 0.0
                 value = metric.idle + (metric.busy - metric.idle) * load + wander
@@ -167,12 +187,13 @@ class Fleet:
         for one in self.fired:
             if not one.concerns(node, gpu) or now < one.since:
                 continue
-            if one.event.xid is not None:
+            if one.event.xid is not None and one.since >= begun:
                 values[_XID] = one.event.xid  # sticks: the gauge keeps the last code
-            grown = min(now - one.since, one.event.lasts if one.event.lasts is not None else math.inf)
+            ended = one.since + one.event.lasts if one.event.lasts is not None else math.inf
+            grown = max(0.0, min(now, ended) - max(one.since, begun))
             for name, rate in one.event.growth.items():
                 values[name] = values.get(name, 0.0) + math.ceil(rate * grown)
-            if one.holds(now):
+            if one.holds(now) and one.since >= begun:
                 values.update(one.event.signals)
         return values
 
@@ -191,12 +212,13 @@ class Fleet:
             yield f'{name}{{{labels[gpu]},window_size_in_ms="{XID_WINDOW_SECONDS * 1000:.0f}",xid="{xid}"}} {count}'
 
 
-def _labels(seed: int, node: str, gpu: int, model: str) -> str:
+@cache
+def _labels(seed: int, node: str, gpu: int, model: str, driver: str) -> str:
     digest = hashlib.blake2b(f"{seed}/{node}/{gpu}".encode(), digest_size=16).hexdigest()
     uuid = f"GPU-{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:]}"
     return (
         f'gpu="{gpu}",UUID="{uuid}",pci_bus_id="00000000:{0x1B + 0x11 * gpu:02X}:00.0",device="nvidia{gpu}",'
-        f'modelName="{model}",Hostname="{node}",DCGM_FI_DRIVER_VERSION="{DRIVER_VERSION}"'
+        f'modelName="{model}",Hostname="{node}",DCGM_FI_DRIVER_VERSION="{driver}"'
     )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from longhaul_core.errors import InvalidArgument
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from longhaul_gpuhealth.domain.yaml_places import YamlFault, load, locate
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)?")
+_RANGE = re.compile(r"(.*)\[([0-9]+)-([0-9]+)\](.*)")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -52,10 +54,25 @@ class NodeScenario(_Section):
 
 
 class EventScenario(_Section):
-    """Something that befalls a node `at` a time after the start, or when triggered by name; for a while or for good.
+    """Something that befalls nodes `at` a time after the start, or when triggered by name; for a while or for good.
 
-    `gpu` None means all GPUs of the node. `signals` are set, `growth` is added to counters each second, `xid` is
-    reported once, `exporter` changes how the node's exporter answers, `lost` takes the GPU out of its pages.
+    Attributes:
+        name: Its name, for the trigger.
+        node: A node, or a pattern such as `rack-1-*`.
+        gpu: None: all GPUs of the node.
+        at: When it begins; None: when triggered.
+        lasts: For how long; None: for good.
+        flaps: It holds only every other period of this length.
+        xid: A code that is reported once, at the beginning.
+        signals: Values that are set while it holds.
+        growth: What is added to counters each second.
+        node_signals: Values of series of the node as a whole while it holds.
+        exporter: How the node's exporter answers while it holds.
+        lost: Whether the GPU is gone from the pages.
+        restart: Whether the exporter begins anew: counters and the last XID are zero again.
+        driver: Version of the driver from then on.
+        skew: Seconds by which the exporter's clock is wrong; its samples then carry time stamps.
+        duplicate: Whether each GPU is listed twice.
     """
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
@@ -66,17 +83,33 @@ class EventScenario(_Section):
     xid: int | None = Field(None, ge=1)
     signals: dict[str, float] = {}
     growth: dict[str, float] = {}
+    node_signals: dict[str, float] = {}
+    flaps: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = None
     exporter: Behaviour = Behaviour.NORMAL
     lost: bool = False
+    restart: bool = False
+    driver: str = ""
+    skew: float = 0.0
+    duplicate: bool = False
 
 
 class Scenario(_Section):
-    """A scenario file. `xid_counter`: also give DCGM_EXP_XID_ERRORS_COUNT, as newer exporters do."""
+    """A scenario file. `xid_counter`: also give DCGM_EXP_XID_ERRORS_COUNT, as newer exporters do.
+
+    A node's name may hold one range: `node-[0-7]` are eight nodes.
+    """
 
     seed: int = 0
     xid_counter: bool = False
     nodes: dict[str, NodeScenario] = Field(min_length=1)
     events: tuple[EventScenario, ...] = ()
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _ranges_are_spelt_out(cls, nodes: Any) -> Any:
+        if not isinstance(nodes, dict):
+            return nodes
+        return {name: value for pattern, value in nodes.items() for name in _spelt_out(str(pattern))}
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -84,12 +117,21 @@ class Scenario(_Section):
         for event in self.events:
             if names.count(event.name) > 1:
                 raise ValueError(f"event {event.name!r} is given twice")
-            node = self.nodes.get(event.node)
-            if node is None:
+            meant = [name for name in self.nodes if fnmatchcase(name, event.node)]
+            if not meant:
                 raise ValueError(f"event {event.name!r} names node {event.node!r}, which is not among the nodes")
-            if event.gpu is not None and event.gpu >= node.gpus:
-                raise ValueError(f"event {event.name!r} names GPU {event.gpu}; {event.node} has {node.gpus}")
+            for name in meant:
+                if event.gpu is not None and event.gpu >= self.nodes[name].gpus:
+                    raise ValueError(f"event {event.name!r} names GPU {event.gpu}; {name} has {self.nodes[name].gpus}")
         return self
+
+
+def _spelt_out(pattern: str) -> list[str]:
+    match = _RANGE.fullmatch(pattern)
+    if match is None:
+        return [pattern]
+    before, first, last, after = match.groups()
+    return [f"{before}{number:0{len(first)}}{after}" for number in range(int(first), int(last) + 1)]
 
 
 def load_scenario(path: Path) -> Scenario:

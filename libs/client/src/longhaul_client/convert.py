@@ -30,6 +30,8 @@ def ingestion_spec(recipe: Recipe) -> ingestion_pb2.IngestionSpec:
                 text_field=source.text_field,
                 url_field=source.url_field,
                 extensions=source.extensions,
+                lists=source.lists,
+                list_base=source.list_base,
             )
             for source in recipe.sources
         ],
@@ -40,6 +42,10 @@ def ingestion_spec(recipe: Recipe) -> ingestion_pb2.IngestionSpec:
         ],
         maximum_failed_fraction=cleaning.maximum_failed_fraction,
         drop_samples=cleaning.drop_samples,
+        maximum_lost_shards=cleaning.maximum_lost_shards,
+        continues=[f"projects/{recipe.project}/datasets/{name}" for name in recipe.continues],
+        annotate=cleaning.annotate,
+        fix_text=cleaning.fix_text,
     )
 
 
@@ -47,7 +53,7 @@ def corpus_build_spec(recipe: Recipe, *, dataset: str, tokenizer: str) -> corpus
     """Return what corpus is asked for; an empty tokenizer name means: train one."""
     corpus = recipe.corpus
     return corpus_build_pb2.CorpusBuildSpec(
-        datasets=[dataset],
+        datasets=[*(f"projects/{recipe.project}/datasets/{name}" for name in recipe.continues), dataset],
         deduplication=corpus_build_pb2.Deduplication(
             exact=corpus.deduplication.exact,
             minhash=corpus.deduplication.minhash,

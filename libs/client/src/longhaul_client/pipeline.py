@@ -73,7 +73,7 @@ def submit(client: Client, recipe: Recipe, *, new_name: str = "") -> Pipeline:
 def pipeline_of(run: training_run_pb2.TrainingRun, build: corpus_build_pb2.CorpusBuild) -> Pipeline:
     """Return the names of a pipeline from what its run and its corpus build say of their inputs."""
     parent, _, identifier = run.metadata.name.rpartition("/trainingRuns/")
-    dataset = build.spec.datasets[0]
+    dataset = build.spec.datasets[-1]  # those before it are the ones that it continues
     return Pipeline(
         project=parent.removeprefix("projects/"),
         ingestion=dataset.replace("/datasets/", "/ingestions/"),

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from longhaul.common.v1 import resource_pb2
 from longhaul.corpus.v1 import (
     corpus_build_pb2,
     corpus_build_pb2_grpc,
@@ -15,12 +16,17 @@ from longhaul.corpus.v1 import (
 from longhaul_core.db import Database, Page, ResourceRow, events, resources
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import Collection, check_id, parse_name, parse_parent
+from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token, page_size
 from longhaul_core.rpc.watch import watch
 
 from longhaul_corpus import convert
 from longhaul_corpus.adapters.records import BUILD, TOKEN_SET, TOKENIZER
 from longhaul_corpus.adapters.requests import BuildRequests, TokenizerRequest, TokenizerRequests, TokenSetRequests
+from longhaul_corpus.convert import change_type
+
+MAXIMUM_TOKENIZER_BYTES = 32 << 20
+BOOKMARK = resource_pb2.CHANGE_TYPE_BOOKMARK
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -57,9 +63,13 @@ class CorpusBuildServicer(corpus_build_pb2_grpc.CorpusBuildServiceServicer):
     async def WatchCorpusBuilds(
         self, request: corpus_build_pb2.WatchCorpusBuildsRequest, context: Context
     ) -> AsyncIterator[corpus_build_pb2.WatchCorpusBuildsResponse]:
-        async for row in _watch(self._db, BUILD, Collection.CORPUS_BUILDS, request, context):
+        async for row, revision in _watch(self._db, BUILD, Collection.CORPUS_BUILDS, request, context):
+            if row is None:
+                yield corpus_build_pb2.WatchCorpusBuildsResponse(type=BOOKMARK, revision=revision)
+                continue
+            shown = convert.build_to_proto(row)
             yield corpus_build_pb2.WatchCorpusBuildsResponse(
-                type=convert.change_type(row), corpus_build=convert.build_to_proto(row), revision=row.revision
+                type=change_type(row), corpus_build=shown, revision=revision
             )
 
     async def CancelCorpusBuild(
@@ -123,10 +133,12 @@ class TokenSetServicer(token_set_pb2_grpc.TokenSetServiceServicer):
     async def WatchTokenSets(
         self, request: token_set_pb2.WatchTokenSetsRequest, context: Context
     ) -> AsyncIterator[token_set_pb2.WatchTokenSetsResponse]:
-        async for row in _watch(self._db, TOKEN_SET, Collection.TOKEN_SETS, request, context):
-            yield token_set_pb2.WatchTokenSetsResponse(
-                type=convert.change_type(row), token_set=convert.token_set_to_proto(row), revision=row.revision
-            )
+        async for row, revision in _watch(self._db, TOKEN_SET, Collection.TOKEN_SETS, request, context):
+            if row is None:
+                yield token_set_pb2.WatchTokenSetsResponse(type=BOOKMARK, revision=revision)
+                continue
+            shown = convert.token_set_to_proto(row)
+            yield token_set_pb2.WatchTokenSetsResponse(type=change_type(row), token_set=shown, revision=revision)
 
     async def DeleteTokenSet(
         self, request: token_set_pb2.DeleteTokenSetRequest, context: Context
@@ -168,10 +180,12 @@ class TokenizerServicer(tokenizer_pb2_grpc.TokenizerServiceServicer):
     async def WatchTokenizers(
         self, request: tokenizer_pb2.WatchTokenizersRequest, context: Context
     ) -> AsyncIterator[tokenizer_pb2.WatchTokenizersResponse]:
-        async for row in _watch(self._db, TOKENIZER, Collection.TOKENIZERS, request, context):
-            yield tokenizer_pb2.WatchTokenizersResponse(
-                type=convert.change_type(row), tokenizer=convert.tokenizer_to_proto(row), revision=row.revision
-            )
+        async for row, revision in _watch(self._db, TOKENIZER, Collection.TOKENIZERS, request, context):
+            if row is None:
+                yield tokenizer_pb2.WatchTokenizersResponse(type=BOOKMARK, revision=revision)
+                continue
+            shown = convert.tokenizer_to_proto(row)
+            yield tokenizer_pb2.WatchTokenizersResponse(type=change_type(row), tokenizer=shown, revision=revision)
 
     async def ScoreTokenizer(
         self, request: tokenizer_pb2.ScoreTokenizerRequest, context: Context
@@ -188,6 +202,7 @@ def _tokenizer_request(spec: tokenizer_pb2.TokenizerSpec) -> TokenizerRequest:
         message = "exactly one of training and tokenizer_json is needed"
         raise InvalidArgument(message, reason="TOKENIZER_SPEC_INVALID", violations=[("spec.origin", message)])
     if origin == "tokenizer_json":
+        _check_size(spec.tokenizer_json)
         return TokenizerRequest(None, (), spec.tokenizer_json, spec.end_of_text)
     for name in spec.datasets:
         parse_name(name, Collection.DATASETS, "datasets")
@@ -199,6 +214,12 @@ def _tokenizer_request(spec: tokenizer_pb2.TokenizerSpec) -> TokenizerRequest:
         message = "; ".join(f"{field}: {description}" for field, description in violations)
         raise InvalidArgument(message, reason="TOKENIZER_SPEC_INVALID", violations=violations)
     return TokenizerRequest(training, tuple(spec.datasets), b"", training.end_of_text)
+
+
+def _check_size(document: bytes) -> None:
+    if len(document) > MAXIMUM_TOKENIZER_BYTES:
+        message = f"the file has {len(document)} bytes, more than {MAXIMUM_TOKENIZER_BYTES}"
+        raise InvalidArgument(message, reason="TOKENIZER_TOO_LARGE", violations=[("spec.tokenizer_json", message)])
 
 
 async def _get(db: Database, kind: str, name: str, collection: Collection) -> ResourceRow:
@@ -214,9 +235,12 @@ async def _page(db: Database, kind: str, parent: str, size: int, token: str) -> 
 
 async def _watch(
     db: Database, kind: str, collection: Collection, request: Any, context: Context
-) -> AsyncIterator[ResourceRow]:
+) -> AsyncIterator[tuple[ResourceRow | None, int]]:
+    """Changes with their revisions; None with the last one where nothing changed for a while."""
     project = parse_parent(request.parent, any_project=True)
     ids = [parse_name(request.name, collection).id] if request.name else None
     rows = watch(db, kind, project, after_revision=request.after_revision, ids=ids, context=context)
-    async for row in rows:
-        yield row
+    revision = int(request.after_revision)
+    async for row in with_bookmarks(rows):
+        revision = row.revision if row is not None else revision
+        yield row, revision

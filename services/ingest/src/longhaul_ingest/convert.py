@@ -30,6 +30,11 @@ _KINDS = {
     ingestion_pb2.SOURCE_KIND_PARQUET: SourceKind.PARQUET,
     ingestion_pb2.SOURCE_KIND_TEXT: SourceKind.TEXT,
     ingestion_pb2.SOURCE_KIND_CODE: SourceKind.CODE,
+    ingestion_pb2.SOURCE_KIND_CSV: SourceKind.CSV,
+    ingestion_pb2.SOURCE_KIND_ARROW: SourceKind.ARROW,
+    ingestion_pb2.SOURCE_KIND_MARKDOWN: SourceKind.MARKDOWN,
+    ingestion_pb2.SOURCE_KIND_EPUB: SourceKind.EPUB,
+    ingestion_pb2.SOURCE_KIND_PDF: SourceKind.PDF,
 }
 _MODES = {
     ingestion_pb2.EXTRACTION_MODE_UNSPECIFIED: ExtractionMode.QUALITY,
@@ -47,12 +52,16 @@ def spec_from_proto(message: ingestion_pb2.IngestionSpec) -> IngestionSpec:
         cleaning["maximum_failed_fraction"] = message.maximum_failed_fraction
     if message.HasField("drop_samples"):
         cleaning["drop_samples"] = message.drop_samples
+    if message.HasField("fix_text"):
+        cleaning["fix_text"] = message.fix_text
+    cleaning["annotate"] = message.annotate
+    cleaning["maximum_lost_shards"] = message.maximum_lost_shards
     cleaning["extraction"] = _MODES.get(message.extraction_mode, ExtractionMode.QUALITY)
     try:
         spec = IngestionSpec(
             sources=[_source(index, source) for index, source in enumerate(message.sources)],
             cleaning=CleaningConfig(**cleaning),
-            maximum_lost_shards=message.maximum_lost_shards,
+            continues=list(message.continues),
         )
     except ValidationError as error:
         raise _invalid("spec", error) from None
@@ -68,6 +77,8 @@ def _source(index: int, message: ingestion_pb2.Source) -> SourceConfig:
         raise InvalidArgument(f"{path}: {problem}", reason="SPEC_INVALID", violations=[(f"{path}.kind", problem)])
     fields: dict[str, Any] = {"name": message.name, "kind": kind, "path": list(message.locations)}
     fields["extensions"] = list(message.extensions)
+    fields["lists"] = list(message.lists)
+    fields["list_base"] = message.list_base
     if message.text_field:
         fields["text_field"] = message.text_field
     if message.url_field:
@@ -102,7 +113,10 @@ def spec_to_proto(spec: IngestionSpec) -> ingestion_pb2.IngestionSpec:
         extraction_mode=_MODE_NUMBERS[spec.cleaning.extraction],
         maximum_failed_fraction=spec.cleaning.maximum_failed_fraction,
         drop_samples=spec.cleaning.drop_samples,
-        maximum_lost_shards=spec.maximum_lost_shards,
+        maximum_lost_shards=spec.cleaning.maximum_lost_shards,
+        continues=spec.continues,
+        annotate=spec.cleaning.annotate,
+        fix_text=spec.cleaning.fix_text,
     )
     for source in spec.sources:
         message.sources.add(
@@ -112,6 +126,8 @@ def spec_to_proto(spec: IngestionSpec) -> ingestion_pb2.IngestionSpec:
             text_field=source.text_field,
             url_field=source.url_field,
             extensions=source.extensions,
+            lists=source.lists,
+            list_base=source.list_base,
         )
     for item in spec.cleaning.filters:
         parameters = Struct()

@@ -80,6 +80,9 @@ class Recipe(Section):
     name: str = Field(pattern=NAME_PATTERN)
     project: str = Field("default", pattern=NAME_PATTERN)
     reason: str = Field("", description="why train from scratch: research, production or open-gap")
+    continues: list[str] = Field(
+        default_factory=list, description="names of earlier ingestions: of the sources only what is new is taken"
+    )
     sources: list[SourceConfig] = Field(min_length=1)
     cleaning: CleaningConfig = CleaningConfig()
     corpus: CorpusConfig = CorpusConfig()

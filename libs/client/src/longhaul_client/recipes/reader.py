@@ -1,14 +1,14 @@
 """Reads recipes from YAML; every error names the file, the line, the value and what to do."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
 from longhaul_core.errors import InvalidArgument, NotFound
-from longhaul_core.recipe import Section
+from longhaul_core.recipe import FilterConfig, Section
 from pydantic import ValidationError
 
 from longhaul_client.recipes.document import Recipe
@@ -59,14 +59,29 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
     def resolve(location: str) -> str:
         return location if "://" in location else str(folder / Path(location).expanduser())
 
-    sources = [source.model_copy(update={"path": [resolve(p) for p in source.paths]}) for source in recipe.sources]
+    sources = [
+        source.model_copy(update={"path": list(map(resolve, source.paths)), "lists": list(map(resolve, source.lists))})
+        for source in recipe.sources
+    ]
     tasks = recipe.corpus.evaluation_tasks
     tasks = tasks.model_copy(update={"files": [resolve(file) for file in tasks.files]})
     tokenizer = recipe.tokenizer
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": resolve(tokenizer.path)})
+    filters = [item.model_copy(update={"parameters": _resolved(item, resolve)}) for item in recipe.cleaning.filters]
+    cleaning = recipe.cleaning.model_copy(update={"filters": filters})
     corpus = recipe.corpus.model_copy(update={"evaluation_tasks": tasks})
-    return recipe.model_copy(update={"sources": sources, "corpus": corpus, "tokenizer": tokenizer})
+    changed = {"sources": sources, "cleaning": cleaning, "corpus": corpus, "tokenizer": tokenizer}
+    return recipe.model_copy(update=changed)
+
+
+def _resolved(item: FilterConfig, resolve: Callable[[str], str]) -> dict[str, Any]:
+    """Parameters of a filter; files (`model`, `…_file`, `…_files`) are taken from the recipe's folder."""
+    found: dict[str, Any] = dict(item.parameters)
+    for name, value in item.parameters.items():
+        if name == "model" or name.endswith(("_file", "_files")):
+            found[name] = list(map(resolve, value)) if isinstance(value, list) else resolve(str(value))
+    return found
 
 
 def _syntax_error(error: yaml.YAMLError, origin: str) -> InvalidArgument:

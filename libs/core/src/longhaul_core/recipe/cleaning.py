@@ -17,6 +17,11 @@ class SourceKind(StrEnum):
     PARQUET = "parquet"
     TEXT = "text"
     CODE = "code"
+    CSV = "csv"
+    ARROW = "arrow"
+    MARKDOWN = "markdown"
+    EPUB = "epub"
+    PDF = "pdf"
 
 
 class SourceConfig(Section):
@@ -24,7 +29,11 @@ class SourceConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
     kind: SourceKind
-    path: str | list[str] = Field(description="file, folder or glob, relative to the recipe; or an s3:// location")
+    path: str | list[str] = Field(
+        default_factory=list, description="files, folders or globs, relative to the recipe; s3:// or https:// locations"
+    )
+    lists: list[str] = Field(default_factory=list, description="text files with one location a line")
+    list_base: str = Field("", description="put before the lines of `lists` that are no whole location")
     text_field: str = "text"
     url_field: str = "url"
     extensions: list[str] = Field(default_factory=list, description="file endings to read; empty: the kind's own")
@@ -56,6 +65,9 @@ class CleaningConfig(Section):
     """Extraction and filters."""
 
     extraction: ExtractionMode = ExtractionMode.QUALITY
+    fix_text: bool = Field(True, description="repair mojibake and entities (ftfy) and normalise to NFC")
+    annotate: bool = Field(False, description="keep every document and record what each rule would do")
     filters: list[FilterConfig] = Field(default_factory=lambda: list(DEFAULT_FILTERS))
     maximum_failed_fraction: float = Field(0.05, ge=0, le=1, description="more unreadable records fail the ingestion")
     drop_samples: NonNegativeInt = Field(5, description="documents kept as a sample of each rule")
+    maximum_lost_shards: NonNegativeInt = Field(0, description="shards set aside before the ingestion fails")

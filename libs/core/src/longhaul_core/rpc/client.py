@@ -18,7 +18,8 @@ from longhaul_core.rpc.status import DETAILS_KEY, from_status
 DEFAULT_DEADLINE_SECONDS = 30.0
 """The deadline of a unary call that is given none."""
 
-MAXIMUM_MESSAGE_BYTES = 16 << 20
+MAXIMUM_MESSAGE_BYTES = 34 << 20
+"""An uploaded tokenizer of 32 MiB and what goes around it: the largest message that any call promises to take."""
 
 _SERVICE_CONFIG = {
     "methodConfig": [

@@ -6,8 +6,8 @@ documents need less than 50 MB whatever the number of bands.
 
 import numpy as np
 import numpy.typing as npt
+from longhaul_core.compiled import compiled
 
-from longhaul_corpus.domain.compiled import compiled
 from longhaul_corpus.domain.hashing import Hashes
 
 Ordinals = npt.NDArray[np.int64]

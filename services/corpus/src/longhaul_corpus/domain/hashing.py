@@ -6,8 +6,8 @@ copy because a simplified text already stands so in memory.
 
 import numpy as np
 import numpy.typing as npt
+from longhaul_core.compiled import compiled
 
-from longhaul_corpus.domain.compiled import compiled
 from longhaul_corpus.domain.words import Bytes, word_spans
 
 Hashes = npt.NDArray[np.uint64]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from longhaul_core.compiled import compiled
 
-from longhaul_corpus.domain.compiled import compiled
 from longhaul_corpus.domain.hashing import Hashes, gram_hashes, xxh64
 from longhaul_corpus.domain.words import Bytes
 

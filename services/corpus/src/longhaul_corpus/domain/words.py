@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import regex
 from datatrove.utils.text import PUNCTUATION
-
-from longhaul_corpus.domain.compiled import compiled
+from longhaul_core.compiled import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Classes = npt.NDArray[np.uint8]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, queue, resources
 from longhaul_core.errors import FailedPrecondition, LonghaulError
+from longhaul_core.ids import Collection, parse_name
 from longhaul_core.objects import ObjectStore
 from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import merge_samples, read_samples, spec_of
-from longhaul_ingest.adapters.inventory import list_files
+from longhaul_ingest.adapters.history import CONTINUED, new_files, seen_files
 from longhaul_ingest.adapters.repository import SHARDS, JobKey
 from longhaul_ingest.domain.ingestion import (
     ACTIVE,
@@ -43,7 +45,7 @@ class Catalogue:
             AlreadyExists: the id belongs to an ingestion with other settings or files (SPEC_DIFFERS).
         """
         try:
-            inventory = await asyncio.to_thread(_inventory, spec)
+            inventory = await asyncio.to_thread(_inventory, spec, self._objects, await self._continued(spec))
         except LonghaulError:
             existing = await self._db.read(lambda session: resources.find(session, INGESTION, project, id))
             if existing is not None and existing.state == JobState.SUCCEEDED and spec_of(existing) == spec:
@@ -52,6 +54,27 @@ class Catalogue:
         stored = {**spec.model_dump(mode="json"), "inventory": inventory}
         now = self._clock.now()
         return await self._db.run(lambda session: repository.create(session, project, id, stored, request_id, now))
+
+    async def _continued(self, spec: IngestionSpec) -> list[str]:
+        """Keys of the manifests of the datasets that an ingestion continues.
+
+        Raises:
+            FailedPrecondition: one is not committed (CONTINUED_MISSING).
+        """
+        keys = []
+        for name in spec.continues:
+            parsed = parse_name(name, Collection.DATASETS, "spec.continues")
+            find = partial(resources.find, kind=DATASET, project=parsed.project, id=parsed.id)
+            row: ResourceRow | None = await self._db.read(find)
+            if row is None:
+                raise FailedPrecondition(
+                    f"The dataset {name!r}, which the ingestion continues, is not committed.",
+                    reason="CONTINUED_MISSING",
+                    metadata={"dataset": name},
+                    action="Wait until its ingestion has succeeded, or take it out of `continues`.",
+                )
+            keys.append(str(row.spec["manifest_key"]))
+        return keys
 
     async def get(self, kind: str, project: str, id: str) -> ResourceRow:
         """One resource. Raises NotFound."""
@@ -92,8 +115,10 @@ class Catalogue:
         await asyncio.to_thread(self._objects.delete_prefix, f"{prefix}/")
 
 
-def _inventory(spec: IngestionSpec) -> dict[str, Any]:
-    return summarize_files({source.name: list_files(source) for source in spec.sources})
+def _inventory(spec: IngestionSpec, objects: ObjectStore, continued: Sequence[str]) -> dict[str, Any]:
+    """What identifies the files of an ingestion; those of the datasets that it continues are left out."""
+    summary: dict[str, Any] = {**summarize_files(new_files(spec, seen_files(objects, continued)))}
+    return {**summary, CONTINUED: list(continued)} if continued else summary
 
 
 def _dataset_and_ingestion(session: Session, project: str, id: str) -> tuple[ResourceRow | None, ResourceRow | None]:

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from longhaul_core.db import ResourceRow
 from longhaul_core.errors import NotFound
-from longhaul_core.manifests import Manifest, Part, hash_bytes, put_part, read_manifest, write_manifest
+from longhaul_core.manifests import Manifest, Part, hash_bytes, hash_object, put_part, read_manifest, write_manifest
 from longhaul_core.objects import ObjectStore
 
-from longhaul_ingest.adapters.repository import prefix_of, status_of
+from longhaul_ingest.adapters.history import FILES
+from longhaul_ingest.adapters.repository import parts_of, prefix_of, status_of
 from longhaul_ingest.domain.documents import Outcome
 from longhaul_ingest.domain.ingestion import IngestionSpec, Reason, manifest_key
 from longhaul_ingest.domain.tally import Tally
@@ -38,13 +39,15 @@ def commit(store: ObjectStore, row: ResourceRow, results: Sequence[Mapping[str, 
     """Check the counts and write the manifest. The same results give the same manifest, so repeating is harmless."""
     spec, status, prefix = spec_of(row), status_of(row), prefix_of(row)
     tally = Tally.sum(result["tally"] for result in results)
-    reason = judge(tally, [source.name for source in spec.sources], spec.cleaning.maximum_failed_fraction)
+    reason = judge(tally, _read_sources(row), spec.cleaning.maximum_failed_fraction)
     if reason is not None:
         return reason
     parts = [Part.model_validate(part) for result in results for part in result["parts"]]
     samples = merge_samples(results, spec.cleaning.drop_samples)
     lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in samples)
     parts.append(put_part(store, f"{prefix}/{SAMPLES}", lines.encode()))
+    files = f"{parts_of(row)}/{FILES}"
+    parts.append(Part(key=files, size=store.stat(files).size, digest=hash_object(store, files)))
     names = [part.key.rpartition("/")[2] + part.digest for part in parts]
     manifest = Manifest(
         kind="Dataset",
@@ -63,6 +66,12 @@ def commit(store: ObjectStore, row: ResourceRow, results: Sequence[Mapping[str, 
         },
     )
     return write_manifest(store, manifest_key(prefix), manifest)
+
+
+def _read_sources(row: ResourceRow) -> list[str]:
+    """Names of the sources of which any file was to be read; one that continues others may have none that is new."""
+    inventory = row.spec["inventory"]
+    return [source["name"] for source in row.spec["sources"] if inventory[source["name"]]["files"]]
 
 
 def merge_samples(results: Sequence[Mapping[str, Any]], limit: int) -> list[dict[str, str]]:

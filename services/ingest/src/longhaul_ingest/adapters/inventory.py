@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote_from_bytes
@@ -12,11 +12,12 @@ from urllib.parse import quote_from_bytes
 from longhaul_core.errors import FailedPrecondition, LonghaulError, NotFound, PermissionDenied
 from longhaul_core.recipe import SourceConfig, SourceKind
 
-from longhaul_ingest.adapters.remote import is_remote, list_objects
+from longhaul_ingest.adapters.readers.streams import DAMAGE, read_chunks
+from longhaul_ingest.adapters.remote import fetch, is_remote, list_objects
 from longhaul_ingest.domain.languages import LANGUAGES
 from longhaul_ingest.domain.planning import SourceFile
 
-COMPRESSION: Final = (".gz", ".zst")
+COMPRESSION: Final = (".gz", ".zst", ".bz2", ".xz")
 ENDINGS: Final = {
     SourceKind.WARC: ("warc",),
     SourceKind.WET: ("wet", "warc"),
@@ -25,6 +26,11 @@ ENDINGS: Final = {
     SourceKind.PARQUET: ("parquet",),
     SourceKind.TEXT: ("txt", "text", "md", "markdown", "rst"),
     SourceKind.CODE: tuple(LANGUAGES),
+    SourceKind.CSV: ("csv", "tsv"),
+    SourceKind.ARROW: ("arrow", "feather", "ipc"),
+    SourceKind.MARKDOWN: ("md", "markdown", "mdx"),
+    SourceKind.EPUB: ("epub",),
+    SourceKind.PDF: ("pdf",),
 }
 SKIPPED_FOLDERS: Final = frozenset({"node_modules", "__pycache__"})
 
@@ -38,7 +44,7 @@ def list_files(source: SourceConfig) -> list[SourceFile]:
         FailedPrecondition: there is no file of the source's kind (SOURCE_EMPTY).
     """
     found: dict[bytes, SourceFile] = {}
-    for location in source.paths:
+    for location in (*source.paths, *_listed(source)):
         if is_remote(location):
             found |= {file.path.encode(): file for file in _objects(location, source)}
             continue
@@ -47,6 +53,33 @@ def list_files(source: SourceConfig) -> list[SourceFile]:
     if not found:
         raise _empty(source)
     return [found[path] for path in sorted(found)]
+
+
+def _listed(source: SourceConfig) -> Iterator[str]:
+    """The locations in the source's lists, one a line; relative ones after its base."""
+    for location in source.lists:
+        try:
+            path, label = _list_file(location)
+            lines = b"".join(read_chunks(path, label)).decode().splitlines()
+        except OSError as error:
+            raise _unreadable(source.name, location, error) from error
+        except (*DAMAGE, UnicodeDecodeError) as error:
+            raise _unreadable(source.name, location, OSError(str(error))) from error
+        for line in map(str.strip, lines):
+            if line and not line.startswith("#"):
+                yield line if "://" in line or line.startswith("/") else f"{source.list_base}{line}"
+
+
+def _list_file(location: str) -> tuple[Path, str]:
+    if not is_remote(location):
+        return Path(location.removeprefix("file://")), location
+    found = next(iter(list_objects(location)))
+    return fetch(found.path, found.version), found.label
+
+
+def without(files: Iterable[SourceFile], seen: Collection[tuple[str, int, str]]) -> list[SourceFile]:
+    """The files that are not among those seen, by path, size and version."""
+    return [file for file in files if (file.path, file.size, file.version) not in seen]
 
 
 def _objects(location: str, source: SourceConfig) -> list[SourceFile]:
@@ -60,7 +93,7 @@ def _objects(location: str, source: SourceConfig) -> list[SourceFile]:
 def _expand(location: str, source: SourceConfig) -> Iterator[tuple[Path, Path]]:
     """The files of one location, each with the folder that its label leaves out."""
     if "://" in location and not location.startswith("file://"):
-        raise _missing(source.name, location, "known are local paths and s3://")
+        raise _missing(source.name, location, "known are local paths, s3://, http:// and https://")
     path = Path(location.removeprefix("file://"))
     if path.is_dir():
         for file in _walk(path, source):

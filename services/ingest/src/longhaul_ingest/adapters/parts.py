@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
@@ -24,6 +24,11 @@ DOCUMENT_COLUMNS: Final = pa.schema(
         ("text", pa.string()),
         ("language", pa.string()),
         ("extra", pa.string()),
+        ("file", pa.string()),
+        ("offset", pa.int64()),
+        ("language_score", pa.float32()),
+        ("scores", pa.string()),
+        ("annotations", pa.string()),
     ]
 )
 REFUSED_COLUMNS: Final = pa.schema(
@@ -82,8 +87,21 @@ class DatasetParts:
         if self._documents is None:
             self._documents = self._open(self._keys[0], DOCUMENT_COLUMNS)
         extra = json.dumps(dict(document.extra), sort_keys=True, ensure_ascii=False)
+        labels = document.labels
         self._documents.add(
-            {"id": document.id, "source": source, "url": document.url, "text": document.text, "extra": extra}
+            {
+                "id": document.id,
+                "source": source,
+                "url": document.url,
+                "text": document.text,
+                "language": labels.get("language"),
+                "extra": extra,
+                "file": document.extra.get("file"),
+                "offset": _offset(document.extra),
+                "language_score": labels.get("language_score"),
+                "scores": json.dumps(labels["scores"], sort_keys=True) if labels.get("scores") else None,
+                "annotations": json.dumps(document.notes, ensure_ascii=False) if document.notes else None,
+            }
         )
 
     def refuse(self, source: str, refused: Refused) -> None:
@@ -112,6 +130,12 @@ class DatasetParts:
     def __exit__(self, *failure: Any) -> None:
         self._stack.__exit__(*failure)
         self.parts.sort(key=lambda part: part.key, reverse=True)  # documents first
+
+
+def _offset(extra: Mapping[str, str]) -> int | None:
+    """Where the record begins: byte of the archive's member, or number of the line or row."""
+    found = extra.get("offset")
+    return int(found) if found is not None else None
 
 
 @contextmanager

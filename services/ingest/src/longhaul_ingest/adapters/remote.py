@@ -1,8 +1,10 @@
-"""Sources in an object store: listed by prefix, and fetched to a temporary file when a worker reads one."""
+"""Sources in an object store or on the web: listed, and fetched to a temporary file when a worker reads one."""
 
 from __future__ import annotations
 
 import atexit
+import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,22 +13,27 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote, urldefrag, urlsplit
 
-from longhaul_core.errors import FailedPrecondition, NotFound
+from longhaul_core.errors import FailedPrecondition, NotFound, Unavailable
 from longhaul_core.objects import ObjectStore, open_source
 
+from longhaul_ingest.adapters.web import describe, download, is_web
 from longhaul_ingest.domain.planning import SourceFile
 
 SCHEME: Final = "s3://"
 COPY_BYTES: Final = 8 << 20
+MD5_TAG: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location or path is in an object store."""
-    return location.startswith(SCHEME)
+    """Whether a location or path is elsewhere than on this machine."""
+    return location.startswith(SCHEME) or is_web(location)
 
 
 def list_objects(location: str) -> Iterator[SourceFile]:
     """The object at `s3://bucket/prefix?endpoint=…`, or all objects below it, with paths that `fetch` understands."""
+    if is_web(location):
+        yield describe(location)
+        return
     parts = urlsplit(location)
     folder, _, leaf = unquote(parts.path).strip("/").rpartition("/")
     query = f"?{parts.query}" if parts.query else ""
@@ -44,19 +51,57 @@ def fetch(path: str, version: str) -> Path:
         NotFound: the object is gone (SOURCE_NOT_FOUND).
         FailedPrecondition: it is not the version that was planned (SOURCE_CHANGED).
     """
+    if is_web(path):
+        return _fetch_web(path, version)
     base, key = urldefrag(path)
     store, key = _source(base), unquote(key)
-    copy = _folder() / f"{quote(key, safe='')[-100:]}-{quote(version, safe='')[-64:]}"
+    copy = _copy_of(key, version)
     if copy.exists():
         return copy
-    for older in _folder().iterdir():
-        older.unlink()
+    _clear()
     _check_version(store, key, version)
     partial = copy.with_suffix(".partial")
     with store.open_read(key) as source, partial.open("wb") as target:
         shutil.copyfileobj(source, target, COPY_BYTES)
+    _check_content(partial, key, version)
     partial.rename(copy)
     return copy
+
+
+def _fetch_web(location: str, version: str) -> Path:
+    copy = _copy_of(location, version)
+    if not copy.exists():
+        _clear()
+        partial = copy.with_suffix(".partial")
+        download(location, version, partial)
+        partial.rename(copy)
+    return copy
+
+
+def _copy_of(key: str, version: str) -> Path:
+    return _folder() / f"{quote(key, safe='')[-100:]}-{quote(version, safe='')[-64:]}"
+
+
+def _clear() -> None:
+    for older in _folder().iterdir():
+        older.unlink()
+
+
+def _check_content(copy: Path, key: str, version: str) -> None:
+    """Compare with the store's tag where that is the MD5 of the content: not for parts uploaded apart or encrypted."""
+    tag = version.strip('"')
+    if not MD5_TAG.fullmatch(tag):
+        return
+    with copy.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != tag:
+        copy.unlink()
+        raise Unavailable(
+            f"Source object {key} came with other bytes than the store says it has.",
+            reason="SOURCE_CORRUPT",
+            metadata={"path": key, "expected": tag, "found": found},
+            action="The shard is read again; if it stays so, look at the store and the network.",
+        )
 
 
 def _check_version(store: ObjectStore, key: str, version: str) -> None:

@@ -15,14 +15,15 @@ from longhaul_core.db.revisions import current_revision
 from longhaul_core.errors import LonghaulError, Unavailable
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import Manifest
+from longhaul_core.objects import ObjectStore
 from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import commit, find_committed, spec_of
 from longhaul_ingest.adapters.endings import Endings
 from longhaul_ingest.adapters.failpoints import Point
-from longhaul_ingest.adapters.inventory import list_files
-from longhaul_ingest.adapters.repository import SHARDS, JobKey
+from longhaul_ingest.adapters.history import CONTINUED, new_files, put_files, seen_files
+from longhaul_ingest.adapters.repository import SHARDS, JobKey, parts_of
 from longhaul_ingest.adapters.shards import ShardWorker
 from longhaul_ingest.adapters.world import Limits, World
 from longhaul_ingest.domain.ingestion import ACTIVE, INGESTION, JobState, Reason
@@ -100,7 +101,7 @@ class Runner:
         if committed is not None:
             await self._succeed(job, committed)
             return
-        shards = await asyncio.to_thread(_plan_shards, row)
+        shards = await asyncio.to_thread(_plan_shards, self._world.objects, row)
         now = self._world.clock.now()
         await self._world.db.run(lambda session: repository.begin(session, job, shards, now))
         self._world.failpoints.reach(Point.PLANNED)
@@ -198,6 +199,9 @@ def _active(session: Session) -> tuple[list[ResourceRow], int]:
     return resources.list_all(session, INGESTION, states=ACTIVE), current_revision(session)
 
 
-def _plan_shards(row: ResourceRow) -> list[Shard]:
+def _plan_shards(store: ObjectStore, row: ResourceRow) -> list[Shard]:
+    """Cut the files that are to be read, and write down which they are."""
     spec = spec_of(row)
-    return plan_shards([(source.name, source.kind, list_files(source)) for source in spec.sources])
+    files = new_files(spec, seen_files(store, row.spec["inventory"].get(CONTINUED, [])))
+    put_files(store, parts_of(row), files)
+    return plan_shards([(source.name, source.kind, files[source.name]) for source in spec.sources])

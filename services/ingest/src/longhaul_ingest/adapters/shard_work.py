@@ -27,13 +27,16 @@ from longhaul_ingest.domain.planning import Piece
 from longhaul_ingest.domain.tally import Tally
 
 REPORT_SECONDS: Final = 0.5
+FOR_CODE: Final = frozenset({"url_lists", "pii", "custom"})
+"""Filters that judge source code too."""
 
 
 def work_on_shard(payload: dict[str, Any]) -> dict[str, Any]:
     """Read, decide, write, count.
 
     Args:
-        payload: `index`, `source` (SourceConfig), `pieces`, `extraction`, `filters` (FilterConfig), `drop_samples`,
+        payload: `index`, `source` (SourceConfig), `pieces`, `extraction`, `filters` (FilterConfig), `fix_text`,
+            `annotate`, `drop_samples`,
             `store_url` and `prefix` (where the parts go).
 
     Returns:
@@ -50,6 +53,8 @@ def work_on_shard(payload: dict[str, Any]) -> dict[str, Any]:
         payload["extraction"],
         tuple(FilterConfig.model_validate(item).model_dump_json() for item in payload["filters"]),
         source.kind is SourceKind.CODE,
+        payload["fix_text"],
+        payload["annotate"],
     )
     work = _ShardWork(source, pipeline, payload["drop_samples"])
     with DatasetParts(_store(payload["store_url"]), payload["prefix"], payload["index"]) as parts:
@@ -117,11 +122,13 @@ class _ShardWork:
 
 
 @lru_cache(maxsize=8)
-def _pipeline(extraction: str, filters: tuple[str, ...], is_code: bool) -> Pipeline:
-    """The Gopher rules describe prose; source code is not judged by them."""
-    chosen = () if is_code else tuple(FilterConfig.model_validate_json(item) for item in filters)
+def _pipeline(extraction: str, filters: tuple[str, ...], is_code: bool, fix: bool, annotate: bool) -> Pipeline:
+    """Source code is not judged by rules that describe prose, nor repaired as prose is."""
+    chosen = [FilterConfig.model_validate_json(item) for item in filters]
+    if is_code:
+        chosen = [item for item in chosen if item.name in FOR_CODE]
     chain = tuple(build_filter(item.name, item.parameters) for item in chosen)
-    return Pipeline(extractor(ExtractionMode(extraction)), chain)
+    return Pipeline(extractor(ExtractionMode(extraction)), chain, fix and not is_code, annotate)
 
 
 @lru_cache(maxsize=4)

@@ -126,6 +126,8 @@ class ShardWorker:
             "extraction": spec.cleaning.extraction.value,
             "filters": [item.model_dump(mode="json") for item in spec.cleaning.filters],
             "drop_samples": spec.cleaning.drop_samples,
+            "fix_text": spec.cleaning.fix_text,
+            "annotate": spec.cleaning.annotate,
             "store_url": self._limits.store_url,
             "prefix": parts_of(row),
         }
@@ -147,7 +149,8 @@ class ShardWorker:
         where = self._live[claim.job].pop(str(claim.index), {}).get("url") or _first_file(claim)
         setback = Setback(where, reason, message, delay_seconds)
         log.warning("shard set back", job=claim.job, shard=claim.index, where=where, reason=reason, error=message)
-        now, attempts, allowed = self._world.clock.now(), self._limits.shard_attempts, spec_of(row).maximum_lost_shards
+        now, attempts = self._world.clock.now(), self._limits.shard_attempts
+        allowed = spec_of(row).cleaning.maximum_lost_shards
 
         def transact(session: Session) -> ResourceRow | None:
             return repository.record_setback(session, claim, setback, attempts=attempts, allowed=allowed, now=now)

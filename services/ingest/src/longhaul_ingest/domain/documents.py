@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from blake3 import blake3
 
@@ -17,6 +18,10 @@ class Media(StrEnum):
 
     HTML = "html"
     TEXT = "text"
+    CODE = "code"
+    MARKDOWN = "markdown"
+    EPUB = "epub"
+    PDF = "pdf"
 
 
 class Outcome(StrEnum):
@@ -70,11 +75,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A clean text."""
+    """A clean text, with what filters noted of it (`labels`) and what they would have done (`notes`)."""
 
     url: str
     text: str
     extra: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[tuple[str, str]] = ()
 
     @property
     def id(self) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from longhaul_ingest.domain.refusal import Refusal, above, below
+
 if TYPE_CHECKING:  # measuring needs compiled code, which processes that only check a recipe do without
     from longhaul_ingest.domain.features import Features
 
@@ -17,30 +19,6 @@ BULLETS = ("•", "-")
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 TOP_GRAMS = (2, 3, 4)
 DUPLICATE_GRAMS = (5, 6, 7, 8, 9, 10)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A rule that a text does not meet: what was measured and what was allowed."""
-
-    rule: str
-    measured: float
-    threshold: float
-
-    @property
-    def detail(self) -> str:
-        """For a person: the measured value and the threshold."""
-        return f"{self.measured:.4g}, limit {self.threshold:.4g}"
-
-
-def _above(rule: str, measured: float, threshold: float | None) -> Iterator[Refusal]:
-    if threshold is not None and measured > threshold:
-        yield Refusal(rule, measured, threshold)
-
-
-def _below(rule: str, measured: float, threshold: float | None) -> Iterator[Refusal]:
-    if threshold is not None and measured < threshold:
-        yield Refusal(rule, measured, threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +40,18 @@ class GopherQuality:
 
     def refusals(self, text: Features) -> Iterator[Refusal]:
         """The rules that the text does not meet, in order, measured as they are asked for."""
-        yield from _below("min_words", text.alphanumeric_words, self.min_words)
-        yield from _above("max_words", text.alphanumeric_words, self.max_words)
-        yield from _below("min_mean_word_length", text.mean_word_length, self.min_mean_word_length)
-        yield from _above("max_mean_word_length", text.mean_word_length, self.max_mean_word_length)
-        yield from _above("max_symbol_word_ratio", text.per_word("#"), self.max_symbol_word_ratio)
-        yield from _above("max_symbol_word_ratio", text.per_word(*ELLIPSES), self.max_symbol_word_ratio)
+        yield from below("min_words", text.alphanumeric_words, self.min_words)
+        yield from above("max_words", text.alphanumeric_words, self.max_words)
+        yield from below("min_mean_word_length", text.mean_word_length, self.min_mean_word_length)
+        yield from above("max_mean_word_length", text.mean_word_length, self.max_mean_word_length)
+        yield from above("max_symbol_word_ratio", text.per_word("#"), self.max_symbol_word_ratio)
+        yield from above("max_symbol_word_ratio", text.per_word(*ELLIPSES), self.max_symbol_word_ratio)
         bullets = text.line_fraction(starts=BULLETS)
-        yield from _above("max_bullet_line_fraction", bullets, self.max_bullet_line_fraction)
+        yield from above("max_bullet_line_fraction", bullets, self.max_bullet_line_fraction)
         ellipses = text.line_fraction(ends=ELLIPSES)
-        yield from _above("max_ellipsis_line_fraction", ellipses, self.max_ellipsis_line_fraction)
-        yield from _below("min_alphabetic_word_fraction", text.alphabetic_fraction, self.min_alphabetic_word_fraction)
-        yield from _below("min_stop_words", text.distinct_of(self.stop_words), self.min_stop_words)
+        yield from above("max_ellipsis_line_fraction", ellipses, self.max_ellipsis_line_fraction)
+        yield from below("min_alphabetic_word_fraction", text.alphabetic_fraction, self.min_alphabetic_word_fraction)
+        yield from below("min_stop_words", text.distinct_of(self.stop_words), self.min_stop_words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +84,10 @@ class GopherRepetition:
             ("max_duplicate_line_character_fraction", text.character_fraction(lines)),
         )
         for rule, value in measured:
-            yield from _above(rule, value, getattr(self, rule))
+            yield from above(rule, value, getattr(self, rule))
         for n in TOP_GRAMS:
             rule = f"max_top_{n}gram_fraction"
-            yield from _above(rule, text.top_gram_fraction(n), getattr(self, rule))
+            yield from above(rule, text.top_gram_fraction(n), getattr(self, rule))
         for n in DUPLICATE_GRAMS:
             rule = f"max_duplicate_{n}gram_fraction"
-            yield from _above(rule, text.repeated_gram_fraction(n), getattr(self, rule))
+            yield from above(rule, text.repeated_gram_fraction(n), getattr(self, rule))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from longhaul_core.compiled import compiled
 
-from longhaul_ingest.domain.compiled import compiled
 from longhaul_ingest.domain.words import Hashes, Lengths, Words
 
 MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from longhaul_core.errors import InvalidArgument, LonghaulError
 from longhaul_core.ids import fingerprint
 from longhaul_core.recipe import CleaningConfig, Section, SourceConfig
+from pydantic import Field
 
 from longhaul_ingest.domain.filters import build_filter
 from longhaul_ingest.domain.planning import SourceFile
@@ -18,7 +19,7 @@ from longhaul_ingest.domain.tally import Tally
 
 INGESTION: Final = "ingestion"
 DATASET: Final = "dataset"
-PIPELINE_VERSION: Final = 1
+PIPELINE_VERSION: Final = 2
 """Part of every fingerprint; raised when the same sources and settings would give other documents."""
 
 
@@ -42,7 +43,7 @@ class IngestionSpec(Section):
 
     sources: list[SourceConfig]
     cleaning: CleaningConfig = CleaningConfig()
-    maximum_lost_shards: int = 0
+    continues: list[str] = Field(default_factory=list)
 
     def check(self) -> None:
         """Raise InvalidArgument with all violations, unless sources and filters make sense."""
@@ -53,7 +54,7 @@ class IngestionSpec(Section):
         for index, source in enumerate(self.sources):
             if names.index(source.name) != index:
                 violations.append((f"spec.sources[{index}].name", f"{source.name!r} is used twice"))
-            if not source.paths or not all(source.paths):
+            if not (source.paths or source.lists) or not all((*source.paths, *source.lists)):
                 violations.append((f"spec.sources[{index}].locations", "at least one location is needed, none empty"))
         for index, item in enumerate(self.cleaning.filters):
             try:

@@ -24,6 +24,6 @@ UNKNOWN_LANGUAGE: Final = "unknown"
 def language_of(name: str) -> str:
     """The language of a file by its name; compression endings aside."""
     parts = name.rsplit("/", 1)[-1].lower().split(".")
-    while len(parts) > 1 and parts[-1] in ("gz", "zst"):
+    while len(parts) > 1 and parts[-1] in ("gz", "zst", "bz2", "xz"):
         parts.pop()
     return LANGUAGES.get(parts[-1], UNKNOWN_LANGUAGE) if len(parts) > 1 else UNKNOWN_LANGUAGE

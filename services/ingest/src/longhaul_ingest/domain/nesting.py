@@ -9,8 +9,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
-from longhaul_ingest.domain.compiled import compiled
+from longhaul_core.compiled import compiled
 
 MAXIMUM_DEPTH: Final = 1000
 SHALLOW: Final = (

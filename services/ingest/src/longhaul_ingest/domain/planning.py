@@ -84,9 +84,9 @@ def is_divisible(kind: SourceKind, name: str) -> bool:
     """Whether readers find the first record after any position of such a file."""
     name = name.lower()
     if kind in (SourceKind.WARC, SourceKind.WET):
-        return not name.endswith(".zst")
+        return not name.endswith((".zst", ".bz2", ".xz"))
     if kind is SourceKind.JSONL:
-        return not name.endswith((".gz", ".zst"))
+        return not name.endswith((".gz", ".zst", ".bz2", ".xz"))
     return kind is SourceKind.PARQUET
 
 

@@ -13,20 +13,29 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-
-from longhaul_ingest.domain.compiled import compiled
+from datatrove.utils.text import TERMINAL_PUNCTUATION
+from longhaul_core.compiled import compiled
 
 WORD: Final = 1
 ALPHABETIC: Final = 2
 CONNECTOR: Final = 4
 ALPHANUMERIC: Final = 8
+SPACE: Final = 16
+TERMINAL: Final = 32
+"""Ends a line of prose (the characters that datatrove's FineWeb filter takes)."""
+LOWER: Final = 64
+SENTENCE_END: Final = 128
+"""A full stop, a question or an exclamation mark of any script."""
 CONNECTORS: Final = "'’-"
+SENTENCE_MARKS: Final = ".?!。！？؟।։።…"
+TERMINAL_MARKS: Final = "".join(sorted(TERMINAL_PUNCTUATION))
 FNV_OFFSET: Final = np.uint64(0xCBF29CE484222325)
 FNV_PRIME: Final = np.uint64(0x100000001B3)
 
 Hashes = npt.NDArray[np.uint64]
 Lengths = npt.NDArray[np.int32]
 Flags = npt.NDArray[np.uint8]
+Codes = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +56,14 @@ class Words:
         return len(self.hashes)
 
 
-def split_words(text: str) -> Words:
-    """Find the words of `text`."""
-    codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
-    return Words(*_split(codes, _classes()))
+def code_points(text: str) -> Codes:
+    """The characters of `text` as numbers: uint32[characters]."""
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32)
+
+
+def split_words(text: str, codes: Codes | None = None) -> Words:
+    """Find the words of `text`, whose `code_points` may be given."""
+    return Words(*_split(code_points(text) if codes is None else codes, character_classes()))
 
 
 def hash_word(word: str) -> int:
@@ -59,16 +72,23 @@ def hash_word(word: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _classes() -> Flags:
+def character_classes() -> Flags:
     """uint8[0x110000]: the classes of each code point (built once a process, about 0.3 s)."""
     table = np.zeros(0x110000, dtype=np.uint8)
     for code in range(0x110000):
         character = chr(code)
         if character.isalnum():
             table[code] = WORD | ALPHANUMERIC | (ALPHABETIC if character.isalpha() else 0)
+            table[code] |= LOWER if character.islower() else 0
+        elif character.isspace():
+            table[code] = SPACE
     table[ord("_")] = WORD
+    for character in TERMINAL_MARKS:
+        table[ord(character)] |= TERMINAL
+    for character in SENTENCE_MARKS:
+        table[ord(character)] |= SENTENCE_END
     for character in CONNECTORS:
-        table[ord(character)] = CONNECTOR
+        table[ord(character)] |= CONNECTOR
     return table
 
 
@@ -89,7 +109,7 @@ def _split(codes: npt.NDArray[np.uint32], classes: Flags) -> tuple[Hashes, Lengt
         seen = np.uint8(0)
         while position < size:
             kind = classes[codes[position]]
-            inside = kind == CONNECTOR and position + 1 < size and classes[codes[position + 1]] & WORD != 0
+            inside = kind & CONNECTOR != 0 and position + 1 < size and classes[codes[position + 1]] & WORD != 0
             if kind & WORD == 0 and not inside:
                 break
             value = (value ^ np.uint64(codes[position])) * FNV_PRIME

@@ -44,6 +44,16 @@ class _SourceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SourceKind
     """Plain text files."""
     SOURCE_KIND_CODE: _SourceKind.ValueType  # 7
     """A source-code tree."""
+    SOURCE_KIND_CSV: _SourceKind.ValueType  # 8
+    """CSV or TSV with a header."""
+    SOURCE_KIND_ARROW: _SourceKind.ValueType  # 9
+    """Arrow IPC files or streams with a text column."""
+    SOURCE_KIND_MARKDOWN: _SourceKind.ValueType  # 10
+    """Markdown files."""
+    SOURCE_KIND_EPUB: _SourceKind.ValueType  # 11
+    """EPUB books, each one document."""
+    SOURCE_KIND_PDF: _SourceKind.ValueType  # 12
+    """PDF files with a text layer."""
 
 class SourceKind(_SourceKind, metaclass=_SourceKindEnumTypeWrapper):
     """The format of a source."""
@@ -64,6 +74,16 @@ SOURCE_KIND_TEXT: SourceKind.ValueType  # 6
 """Plain text files."""
 SOURCE_KIND_CODE: SourceKind.ValueType  # 7
 """A source-code tree."""
+SOURCE_KIND_CSV: SourceKind.ValueType  # 8
+"""CSV or TSV with a header."""
+SOURCE_KIND_ARROW: SourceKind.ValueType  # 9
+"""Arrow IPC files or streams with a text column."""
+SOURCE_KIND_MARKDOWN: SourceKind.ValueType  # 10
+"""Markdown files."""
+SOURCE_KIND_EPUB: SourceKind.ValueType  # 11
+"""EPUB books, each one document."""
+SOURCE_KIND_PDF: SourceKind.ValueType  # 12
+"""PDF files with a text layer."""
 Global___SourceKind: _TypeAlias = SourceKind  # noqa: Y015
 
 class _ExtractionMode:
@@ -102,6 +122,8 @@ class Source(_message.Message):
     TEXT_FIELD_FIELD_NUMBER: _builtins.int
     URL_FIELD_FIELD_NUMBER: _builtins.int
     EXTENSIONS_FIELD_NUMBER: _builtins.int
+    LISTS_FIELD_NUMBER: _builtins.int
+    LIST_BASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique in the ingestion; the mixture refers to it."""
     kind: Global___SourceKind.ValueType
@@ -109,13 +131,19 @@ class Source(_message.Message):
     """Name of the field or column that holds the text (JSONL, Parquet)."""
     url_field: _builtins.str
     """Name of the field or column that holds the URL or path (JSONL, Parquet)."""
+    list_base: _builtins.str
+    """Put before the lines of `lists` that are no whole location."""
     @_builtins.property
     def locations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Paths or globs: absolute folders and files, or `s3://` locations."""
+        """Paths or globs: absolute folders and files, or `s3://` and `http(s)://` locations."""
 
     @_builtins.property
     def extensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """File endings to read, without the dot; empty: the kind's defaults."""
+
+    @_builtins.property
+    def lists(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Text files (plain or compressed) with one location a line."""
 
     def __init__(
         self,
@@ -126,10 +154,12 @@ class Source(_message.Message):
         text_field: _builtins.str = ...,
         url_field: _builtins.str = ...,
         extensions: _abc.Iterable[_builtins.str] | None = ...,
+        lists: _abc.Iterable[_builtins.str] | None = ...,
+        list_base: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "kind", b"kind", "locations", b"locations", "name", b"name", "text_field", b"text_field", "url_field", b"url_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extensions", b"extensions", "kind", b"kind", "list_base", b"list_base", "lists", b"lists", "locations", b"locations", "name", b"name", "text_field", b"text_field", "url_field", b"url_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -173,6 +203,9 @@ class IngestionSpec(_message.Message):
     MAXIMUM_FAILED_FRACTION_FIELD_NUMBER: _builtins.int
     DROP_SAMPLES_FIELD_NUMBER: _builtins.int
     MAXIMUM_LOST_SHARDS_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
+    ANNOTATE_FIELD_NUMBER: _builtins.int
+    FIX_TEXT_FIELD_NUMBER: _builtins.int
     extraction_mode: Global___ExtractionMode.ValueType
     maximum_failed_fraction: _builtins.float
     """Unreadable records above this share of all records fail the ingestion (0 to 1; default 0.05)."""
@@ -180,11 +213,19 @@ class IngestionSpec(_message.Message):
     """Documents of drop samples kept a rule; default 5."""
     maximum_lost_shards: _builtins.int
     """Shards that may be set aside, because they killed their worker again and again, before the ingestion fails."""
+    annotate: _builtins.bool
+    """Keep every document and record what each rule would do."""
+    fix_text: _builtins.bool
+    """Repair mojibake and entities and normalise to NFC; default true."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]: ...
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]:
         """Applied in this order; the first that refuses a document names the drop reason."""
+
+    @_builtins.property
+    def continues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of committed datasets whose source files are left out: only what is new since then is taken."""
 
     def __init__(
         self,
@@ -195,17 +236,24 @@ class IngestionSpec(_message.Message):
         maximum_failed_fraction: _builtins.float | None = ...,
         drop_samples: _builtins.int | None = ...,
         maximum_lost_shards: _builtins.int = ...,
+        continues: _abc.Iterable[_builtins.str] | None = ...,
+        annotate: _builtins.bool = ...,
+        fix_text: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples", "_maximum_failed_fraction", b"_maximum_failed_fraction", "drop_samples", b"drop_samples", "maximum_failed_fraction", b"maximum_failed_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples", "_fix_text", b"_fix_text", "_maximum_failed_fraction", b"_maximum_failed_fraction", "drop_samples", b"drop_samples", "fix_text", b"fix_text", "maximum_failed_fraction", b"maximum_failed_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples", "_maximum_failed_fraction", b"_maximum_failed_fraction", "drop_samples", b"drop_samples", "extraction_mode", b"extraction_mode", "filters", b"filters", "maximum_failed_fraction", b"maximum_failed_fraction", "maximum_lost_shards", b"maximum_lost_shards", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples", "_fix_text", b"_fix_text", "_maximum_failed_fraction", b"_maximum_failed_fraction", "annotate", b"annotate", "continues", b"continues", "drop_samples", b"drop_samples", "extraction_mode", b"extraction_mode", "filters", b"filters", "fix_text", b"fix_text", "maximum_failed_fraction", b"maximum_failed_fraction", "maximum_lost_shards", b"maximum_lost_shards", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drop_samples: _TypeAlias = _typing.Literal["drop_samples"]  # noqa: Y015
     _WhichOneofArgType__drop_samples: _TypeAlias = _typing.Literal["_drop_samples", b"_drop_samples"]  # noqa: Y015
+    _WhichOneofReturnType__fix_text: _TypeAlias = _typing.Literal["fix_text"]  # noqa: Y015
+    _WhichOneofArgType__fix_text: _TypeAlias = _typing.Literal["_fix_text", b"_fix_text"]  # noqa: Y015
     _WhichOneofReturnType__maximum_failed_fraction: _TypeAlias = _typing.Literal["maximum_failed_fraction"]  # noqa: Y015
     _WhichOneofArgType__maximum_failed_fraction: _TypeAlias = _typing.Literal["_maximum_failed_fraction", b"_maximum_failed_fraction"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__drop_samples) -> _WhichOneofReturnType__drop_samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fix_text) -> _WhichOneofReturnType__fix_text | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__maximum_failed_fraction) -> _WhichOneofReturnType__maximum_failed_fraction | None: ...
 

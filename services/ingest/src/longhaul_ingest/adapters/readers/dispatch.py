@@ -14,12 +14,13 @@ from longhaul_core.recipe import SourceKind
 
 from longhaul_ingest.adapters.readers.columns import read_parquet
 from longhaul_ingest.adapters.readers.damage import Damage, Found
-from longhaul_ingest.adapters.readers.files import read_file
+from longhaul_ingest.adapters.readers.files import MEDIA, read_file
 from longhaul_ingest.adapters.readers.lines import Fields, read_json_lines
-from longhaul_ingest.adapters.readers.warc import read_warc
+from longhaul_ingest.adapters.readers.tables import read_arrow, read_csv
+from longhaul_ingest.adapters.readers.warc import read_unpacked, read_warc
 from longhaul_ingest.adapters.remote import fetch, is_remote
 from longhaul_ingest.domain.documents import failed
-from longhaul_ingest.domain.planning import Piece
+from longhaul_ingest.domain.planning import Piece, is_divisible
 
 
 def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found]:
@@ -34,12 +35,21 @@ def read_piece(kind: SourceKind, piece: Piece, fields: Fields) -> Iterator[Found
     else:
         path = local_path(piece.path)
         _check_unchanged(path, piece)
-    if kind in (SourceKind.HTML, SourceKind.TEXT, SourceKind.CODE):
+    if kind in MEDIA:
         yield from read_file(path, piece, kind)
         return
     try:
         if kind is SourceKind.PARQUET:
             yield from read_parquet(path, piece, fields)
+            return
+        if kind is SourceKind.CSV:
+            yield from read_csv(path, piece, fields)
+            return
+        if kind is SourceKind.ARROW:
+            yield from read_arrow(path, piece, fields)
+            return
+        if not is_divisible(kind, piece.label) and kind is not SourceKind.JSONL:
+            yield from read_unpacked(path, piece)
             return
         with _mapped(path) as view:
             if kind is SourceKind.JSONL:

@@ -1,4 +1,4 @@
-"""JSON lines, plain (by byte range), gzip or Zstandard."""
+"""JSON lines, plain (by byte range) or compressed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from longhaul_ingest.adapters.readers.damage import Damage, Found
 from longhaul_ingest.adapters.readers.gzip_members import Broken, read_members
-from longhaul_ingest.adapters.readers.zstd_frames import read_frames
+from longhaul_ingest.adapters.readers.streams import DAMAGE, read_chunks
 from longhaul_ingest.domain.documents import Passage, Record, dropped, failed
 from longhaul_ingest.domain.planning import Piece
 
@@ -31,8 +29,8 @@ def read_json_lines(path: Path, view: mmap | bytes, piece: Piece, fields: Fields
     name = piece.label.lower()
     if name.endswith(".gz"):
         lines = _split(_gunzip(view, piece))
-    elif name.endswith(".zst"):
-        lines = _split(_unzstd(path, piece))
+    elif name.endswith((".zst", ".bz2", ".xz")):
+        lines = _split(_decompress(path, piece))
     else:
         lines = _slice(view, piece)
     for found in lines:
@@ -64,7 +62,12 @@ def record_of_fields(label: str, value: dict[str, Any], fields: Fields) -> Recor
         return failed(url, "missing_text", f"no field {fields.text!r}; present: {present}")
     if not isinstance(text, str):
         return failed(url, "missing_text", f"field {fields.text!r} is {type(text).__name__}, no text")
-    return Passage(url, text, {"record": label}) if text else dropped(url, "empty_body", "empty text")
+    return Passage(url, text, _place(label)) if text else dropped(url, "empty_body", "empty text")
+
+
+def _place(label: str) -> dict[str, str]:
+    file, _, offset = label.rpartition("#")
+    return {"file": file, "offset": offset, "record": label}
 
 
 def _slice(view: mmap | bytes, piece: Piece) -> Iterator[tuple[int, bytes] | Damage]:
@@ -105,9 +108,11 @@ def _gunzip(view: mmap | bytes, piece: Piece) -> Iterator[bytes | Damage]:
             yield found.data
 
 
-def _unzstd(path: Path, piece: Piece) -> Iterator[bytes | Damage]:
-    with path.open("rb") as file:
-        try:
-            yield from read_frames(file)
-        except zstandard.ZstdError as error:
-            yield Damage(piece.label, file.tell(), f"damaged Zstandard frame ({error})")
+def _decompress(path: Path, piece: Piece) -> Iterator[bytes | Damage]:
+    read = 0
+    try:
+        for chunk in read_chunks(path, piece.label):
+            read += len(chunk)
+            yield chunk
+    except DAMAGE as error:
+        yield Damage(piece.label, read, f"damaged compressed data after {read} bytes of text ({error})")

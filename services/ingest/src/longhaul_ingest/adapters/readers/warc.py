@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from io import BytesIO
 from mmap import mmap
+from pathlib import Path
 from typing import IO, Final
 
 from fastwarc import ArchiveIterator, WarcRecord, WarcRecordType
@@ -17,6 +19,7 @@ from fastwarc import ArchiveIterator, WarcRecord, WarcRecordType
 from longhaul_ingest.adapters.readers.damage import Damage, Found
 from longhaul_ingest.adapters.readers.gzip_members import MAGIC, Broken, read_members
 from longhaul_ingest.adapters.readers.http_body import BodyError, decode_body
+from longhaul_ingest.adapters.readers.streams import DAMAGE, read_chunks
 from longhaul_ingest.domain.documents import Media, Page, Record, dropped, failed
 from longhaul_ingest.domain.media import media_of
 from longhaul_ingest.domain.planning import Piece
@@ -37,6 +40,25 @@ def read_warc(view: mmap | bytes, piece: Piece) -> Iterator[Found]:
         yield from _read_compressed(view, piece)
     else:
         yield from _read_plain(view, piece)
+
+
+def read_unpacked(path: Path, piece: Piece) -> Iterator[Found]:
+    """The records of an archive compressed as a whole; damage ends it after the last whole record before."""
+    with tempfile.TemporaryFile() as unpacked:
+        problem = ""
+        try:
+            for chunk in read_chunks(path, piece.label):
+                unpacked.write(chunk)
+        except DAMAGE as error:
+            problem = f"damaged compressed data after {unpacked.tell()} bytes of records ({error})"
+        unpacked.flush()
+        size = unpacked.tell()
+        with mmap(unpacked.fileno(), 0) if size else nullcontext(b"") as view:
+            end = max(view.rfind(BOUNDARY) + 4, 0) if problem else size
+            yield from _read_plain(view, Piece(piece.path, piece.label, 0, end, piece.version))
+        if problem:
+            yield Damage(piece.label, size, problem)
+            yield failed(f"{piece.label}#{size}", "damaged_archive", problem[:300])
 
 
 def _read_compressed(view: mmap | bytes, piece: Piece) -> Iterator[Found]:

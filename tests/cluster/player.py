@@ -6,6 +6,7 @@ nodes are kept apart from the real ones by a scheduler name that nobody serves.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ MARK = "longhaul.dev/test"
 DERIVED_TAINT = "node.kubernetes.io/"
 GPU = "nvidia.com/gpu"
 POD_IP = "10.1.2.3"
+DEADLINE_SECONDS = 60.0
 
 
 def now() -> str:
@@ -40,7 +42,8 @@ class Player:
     # What a test does
 
     async def add_node(self, name: str, gpus: int, labels: dict[str, str] | None = None) -> None:
-        metadata = {"name": name, "labels": dict(labels or {})}
+        # A node controller would add this annotation a moment later, and with it another version of the node.
+        metadata = {"name": name, "labels": dict(labels or {}), "annotations": {"node.alpha.kubernetes.io/ttl": "0"}}
         await self._ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self.nodes[name] = gpus
         self.alive.add(name)
@@ -87,15 +90,22 @@ class Player:
                 await self._ask("DELETE", f"/api/v1/nodes/{name}")
 
     async def ensure_namespace(self, name: str) -> None:
-        """Create a namespace for tests; one that somebody else made is not touched."""
+        """Create a namespace for tests; one that somebody else made is not touched, one that is ending is waited for."""
         labels = {MARK: "true", "pod-security.kubernetes.io/enforce": "restricted"}
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-        try:
-            await self._ask("POST", "/api/v1/namespaces", body)
-        except AlreadyExists:
-            found = await self._ask("GET", f"/api/v1/namespaces/{name}")
-            if (found["metadata"].get("labels") or {}).get(MARK) != "true":
-                raise
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while True:
+                try:
+                    await self._ask("POST", "/api/v1/namespaces", body)
+                    return
+                except AlreadyExists:
+                    with contextlib.suppress(NotFound):
+                        found = await self._ask("GET", f"/api/v1/namespaces/{name}")
+                        if (found["metadata"].get("labels") or {}).get(MARK) != "true":
+                            raise
+                        if not found["metadata"].get("deletionTimestamp"):
+                            return
+                await asyncio.sleep(0.2)
 
     async def remove_namespace(self, name: str) -> None:
         await self._ask("DELETE", f"/api/v1/namespaces/{name}")

@@ -17,7 +17,14 @@ from fakekube.faults import Fault, Ledger
 from fakekube.objects import ApiError, Objects, Raw, merge, now, strategic_merge
 
 TOKEN = "fake-token"
-KINDS = {"nodes": "Node", "pods": "Pod", "namespaces": "Namespace", "events": "Event"}
+KINDS = {
+    "nodes": "Node",
+    "pods": "Pod",
+    "namespaces": "Namespace",
+    "events": "Event",
+    "configmaps": "ConfigMap",
+    "podgroups": "PodGroup",
+}
 NAMESPACED = ("pods", "events")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,6 +51,8 @@ class FakeKubernetes:
     async def start(self, port: int = 0) -> None:
         app = web.Application(middlewares=[self._errors])
         base = "/api/v1"
+        groups = "/apis/{group}/{version}/namespaces/{namespace}/{resource:podgroups}"
+        app.router.add_route("*", groups, self._collection)
         app.router.add_route("*", base + "/{resource}", self._collection)
         app.router.add_route("*", base + "/namespaces/{namespace}/{resource}", self._collection)
         app.router.add_route("*", base + "/{resource}/{name}", self._object)
@@ -231,7 +240,10 @@ class FakeKubernetes:
         metadata, name = found["metadata"], found["metadata"]["name"]
         wanted = (options.get("preconditions") or {}).get("uid")
         if wanted not in (None, metadata["uid"]):
-            message = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {metadata['uid']}"
+            message = (
+                f'Operation cannot be fulfilled on Pod "{name}": the UID in the precondition ({wanted}) does not match '
+                f"the UID in record ({metadata['uid']}). The object might have been deleted and then recreated"
+            )
             raise ApiError(409, "Conflict", message, {"name": name})
         spec = found.get("spec") or {}
         grace = options.get("gracePeriodSeconds")

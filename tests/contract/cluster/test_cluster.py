@@ -241,7 +241,7 @@ async def test_node_that_returns_reports_its_pods_lost(handle: Any, eventually: 
     ran = await handle.cluster.get_pod(NS, "ran")
     assert (ran.phase, ran.reason, ran.exit_code) == (PodPhase.FAILED, PodReason.NODE_LOST, None)
     after = await handle.cluster.get_node("n0")
-    assert (after.uid, after.taints, after.annotations) == (before.uid, (BAD,), {"why": "x"})
+    assert (after.uid, after.taints, after.annotations["why"]) == (before.uid, (BAD,), "x")
 
 
 async def test_terminating_pod_of_lost_node_goes_when_it_returns(handle: Any, eventually: Eventually) -> None:
@@ -283,7 +283,8 @@ async def test_patch_node_changes_marks_and_version(handle: Any) -> None:
     )
     restored = await handle.cluster.patch_node("n0", undo)
     assert (restored.unschedulable, restored.taints, restored.labels) == (False, (), {"keep": "1"})
-    assert (restored.annotations, restored.conditions) == ({}, ())
+    assert "longhaul.dev/by" not in restored.annotations
+    assert restored.conditions == ()
 
 
 async def test_patch_node_raced_on_one_version_wins_once(handle: Any) -> None:

@@ -107,6 +107,8 @@ def training_run_spec(recipe: Recipe, *, token_set: str, code_version: str) -> t
             spares=resources.spares,
             priority=resources.priority,
             pool=resources.pool,
+            image=resources.image,
+            pod=to_struct(resources.pod.model_dump(mode="json", exclude_defaults=True)),
         ),
         recipe=dump_recipe(recipe),
         code_version=code_version,

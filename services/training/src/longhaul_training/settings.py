@@ -19,10 +19,24 @@ class TrainingSettings(ServiceSettings):
         "", description="host:port of every replica, separated by commas, as the pods reach them; empty: this one"
     )
     trainer_image: str = Field("", description="image of training and task pods, where pods are containers")
+<<<<<<< HEAD
     pod_metrics_address: str = Field(
         "0.0.0.0:7507",
         description="host:port of /metrics in training pods, where pods are containers; empty serves none",
     )
+=======
+    pod_python: str = Field("", description="Python of the pods; empty: this one on local nodes, `python` in containers")
+    pod_scratch_dir: str = Field("", description="scratch folder of pods; empty: in data_dir, `/scratch` in containers")
+    pod_object_store_url: str = Field("", description="the object store as pods reach it; empty: object_store_url")
+    pod_checkpoint_address: str = Field("", description="the checkpoint service as pods reach it; empty: as set above")
+    pod_secrets: str = Field("", description="Secrets, by comma, whose keys become variables of every pod")
+    pod_tolerations: str = Field(
+        "nvidia.com/gpu,amd.com/gpu,gpu.intel.com/i915",
+        description="taints, key or key=value by comma, that every pod puts up with",
+    )
+    pod_grace_seconds: float = Field(30.0, gt=0, description="between SIGTERM and SIGKILL of a pod")
+    pool_label: str = Field("longhaul.dev/pool", description="label of nodes whose value is their pool")
+>>>>>>> 0c5bcb3 (Kubernetes cluster: owners and gangs, scratch and field variables; what a real API server showed)
     lease_seconds: float = Field(6.0, gt=0, description="life of the controller's lease without renewal")
     suspect_silence_seconds: float = Field(5.0, gt=0, description="silence of an agent that makes a run suspect")
     lost_silence_seconds: float = Field(15.0, gt=0, description="silence of an agent that loses its pod")
@@ -30,6 +44,10 @@ class TrainingSettings(ServiceSettings):
     join_seconds: float = Field(120.0, gt=0, description="a pod whose agent has not joined by then is replaced")
     start_seconds: float = Field(600.0, gt=0, description="an epoch that makes no step by then is started again")
     drain_seconds: float = Field(60.0, gt=0, description="for a checkpoint before a node is left or a run paused")
+    gang_seconds: float = Field(300.0, gt=0, description="pods that have not all started by then give their GPUs back")
+    node_dead_seconds: float = Field(
+        60.0, gt=0, description="silence beyond the cluster's own that proves a node dead, so that its pods are removed"
+    )
     hang_seconds: float = Field(30.0, gt=0, description="no worker moves for this long, and for 3 median steps: a hang")
 
     def limits(self) -> Limits:
@@ -41,5 +59,6 @@ class TrainingSettings(ServiceSettings):
             join=self.join_seconds,
             start=self.start_seconds,
             drain=self.drain_seconds,
+            gang=self.gang_seconds,
             hang=self.hang_seconds,
         )

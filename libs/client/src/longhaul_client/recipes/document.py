@@ -10,6 +10,7 @@ from longhaul_core.recipe import (
     LayoutConfig,
     ModelConfig,
     OptimizerConfig,
+    PodConfig,
     RuntimeConfig,
     ScheduleConfig,
     Section,
@@ -63,6 +64,8 @@ class ResourcesSection(Section):
     spares: NonNegativeInt = Field(0, description="ready nodes kept free to replace a failing one")
     priority: int = 0
     pool: str = Field("", description="node pool; empty: any")
+    image: str = Field("", description="image of the trainer, where pods are containers; empty: the installation's")
+    pod: PodConfig = PodConfig()
     accelerator: str = Field("cpu", description="cpu, a100, h100, h200, …: the peak that the plan reckons with")
     expected_mfu: float = Field(0.0, ge=0, le=1, description="0: from published runs of the size")
     price_per_gpu_hour: NonNegativeFloat = 0.0

@@ -13,6 +13,7 @@ from longhaul_core.cluster.model import (
     Node,
     NodePatch,
     Pod,
+    PodOwner,
     PodPhase,
     PodReason,
     PodSpec,
@@ -38,6 +39,7 @@ class FakeCluster:
     _pods: dict[tuple[str, str], Pod] = field(default_factory=dict)
     _specs: dict[str, PodSpec] = field(default_factory=dict)
     _logs: dict[str, bytes] = field(default_factory=dict)
+    _owners: dict[tuple[str, str], PodOwner] = field(default_factory=dict)
     _board: HintBoard = field(default_factory=HintBoard)
 
     # What a test does to the cluster
@@ -145,6 +147,8 @@ class FakeCluster:
             reason=PodReason.UNSCHEDULABLE,
         )
         self._specs[pod.uid] = spec
+        if spec.owner is not None:
+            self._owners.setdefault((spec.owner.namespace, spec.owner.name), spec.owner)
         if spec.node is not None:
             pod = self._admit(replace(pod, node=spec.node, reason=""))
         self._store(pod)
@@ -175,6 +179,17 @@ class FakeCluster:
         else:
             self._store(replace(pod, deletion_requested=True))
         self._settle()
+
+    async def list_owners(self, labels: Mapping[str, str] | None = None) -> Sequence[PodOwner]:
+        """See `Cluster`."""
+        return [owner for _, owner in sorted(self._owners.items()) if matches(owner.labels, labels)]
+
+    async def delete_owner(self, namespace: str, name: str) -> None:
+        """See `Cluster`."""
+        owner = self._owners.pop((namespace, name), None)
+        for pod in list(self._pods.values()) if owner is not None else ():
+            if self._specs[pod.uid].owner == owner:
+                await self.delete_pod(pod.namespace, pod.name, pod.uid)
 
     async def watch(
         self, labels: Mapping[str, str] | None = None, *, namespace: str | None = None

@@ -167,12 +167,35 @@ class Colocation:
 
 
 @dataclass(frozen=True, slots=True)
+class PodOwner:
+    """What stands for a run in the cluster: pods that name it go with it, even when nobody is left to delete them.
+
+    `data` is for people who look at it there.
+    """
+
+    name: str
+    namespace: str = DEFAULT_NAMESPACE
+    labels: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """Pods that start together or not at all, for schedulers that know gangs; a replacement pod joins the same gang."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class PodSpec:
     """What to run. The fields after `env` matter only where pods are containers, except tolerations and selector.
 
     `resources` are quantities beside the GPUs (`{"memory": "64Gi", "rdma/hca": "1"}`), requested and limited alike;
     `shared_memory_bytes` bounds /dev/shm, None leaves it to the pod's memory limit. `overlay` is a partial Kubernetes
-    pod laid over the one that is made from the other fields.
+    pod laid over the one that is made from the other fields. `field_env` are environment variables with the value of a
+    field of the pod (`{"POD_IP": "status.podIP"}`), `secret_env` names Secrets whose keys become variables.
+    `scratch_dir` is where a container finds room of its own; the operator's template may say what that room is.
     """
 
     name: str
@@ -195,6 +218,11 @@ class PodSpec:
     shared_memory_bytes: int | None = None
     pull_secrets: tuple[str, ...] = ()
     colocation: Colocation | None = None
+    field_env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: tuple[str, ...] = ()
+    scratch_dir: str = ""
+    owner: PodOwner | None = None
+    gang: Gang | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
-from longhaul_core.cluster.model import ClusterEvent, Node, NodePatch, Pod, PodSpec
+from longhaul_core.cluster.model import ClusterEvent, Node, NodePatch, Pod, PodOwner, PodSpec
 
 
 class Cluster(Protocol):
@@ -44,7 +44,7 @@ class Cluster(Protocol):
         node lacks the GPUs and stays Pending while the node does not answer. Without, the first ready node that fits
         takes it; while none does it stays Pending with reason `Unschedulable`. Raises `AlreadyExists` (reason
         `POD_EXISTS`) while a pod of that name exists in the namespace, whatever its phase, `NotFound` for an unknown
-        node, `InvalidArgument` for a malformed spec.
+        node, `InvalidArgument` for a malformed spec. The spec's owner is made with its first pod.
         """
         ...
 
@@ -67,6 +67,14 @@ class Cluster(Protocol):
         at once, even when its node does not answer; its processes end as soon as the node can end them. Raises
         `NotFound`, and `Aborted` (reason `UID_DIFFERS`) when `uid` is given and the pod of that name is another one.
         """
+        ...
+
+    async def list_owners(self, labels: Mapping[str, str] | None = None) -> Sequence[PodOwner]:
+        """Owners of pods that carry `labels`; none where pods need no owner to be cleaned up."""
+        ...
+
+    async def delete_owner(self, namespace: str, name: str) -> None:
+        """Remove an owner; pods of it that are left are deleted by the cluster. One that is not there is no error."""
         ...
 
     def watch(

@@ -12,6 +12,7 @@ from longhaul_core.recipe.corpus import (
     KeepRule,
     TokenizerConfig,
 )
+from longhaul_core.recipe.pod import PodConfig, TolerationConfig
 from longhaul_core.recipe.section import Section
 from longhaul_core.recipe.trainer import (
     CheckpointConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "LayoutConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PodConfig",
     "Precision",
     "RuntimeConfig",
     "ScheduleConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "SourceConfig",
     "SourceKind",
     "TokenizerConfig",
+    "TolerationConfig",
     "TrainerConfig",
     "ValidationConfig",
 ]

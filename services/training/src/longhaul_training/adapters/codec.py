@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from longhaul_core.db import ResourceRow
+from longhaul_core.recipe import PodConfig
 from pydantic import TypeAdapter
 
 from longhaul_training.domain.reports import Reports
@@ -47,6 +48,7 @@ def load_reports(row: ResourceRow) -> Reports:
 def load_run(row: ResourceRow) -> Run:
     """The run of a row."""
     resources = row.spec["resources"]
+    pod = load_pod_config(row)
     return Run(
         project=row.project,
         id=row.id,
@@ -59,12 +61,20 @@ def load_run(row: ResourceRow) -> Run:
                 "priority": resources["priority"],
                 "pool": resources["pool"],
                 "token_set": row.spec["token_set"],
+                "node_selector": tuple(sorted(pod.node_selector.items())),
+                "tolerations": tuple((item.key, item.value) for item in pod.tolerations),
+                "topology_label": pod.topology_label,
             }
         ),
         control=_CONTROL.validate_python(row.status["control"]),
         desired=load_desired(row.status["desired"]),
         created_at=row.created_at.timestamp(),
     )
+
+
+def load_pod_config(row: ResourceRow) -> PodConfig:
+    """What a run's pods ask for beside GPUs."""
+    return PodConfig.model_validate(row.spec["resources"].get("pod", {}))
 
 
 def dump_task_control(control: TaskControl) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from longhaul.common.v1 import resource_pb2
 from longhaul.training.v1 import training_run_pb2 as pb
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import fingerprint, parse_name
-from longhaul_core.recipe import TrainerConfig
+from longhaul_core.recipe import PodConfig, Section, TrainerConfig
 from pydantic import ValidationError
 
 from longhaul_training.adapters.rank_logs import LogText
@@ -21,6 +21,8 @@ from longhaul_training.domain.observations import AgentView
 from longhaul_training.domain.planning.sizing import ModelShape
 from longhaul_training.domain.progress import run_progress
 from longhaul_training.domain.states import Incident, RecoveryAction, Run, RunState
+
+_Section = TypeVar("_Section", bound=Section)
 
 COLLECTION = "trainingRuns"
 MAXIMUM_PODS = 100_000
@@ -55,6 +57,10 @@ def spec_of(message: pb.TrainingRunSpec) -> dict[str, Any]:
         "labels": dict(message.labels),
     }
     violations = _resource_violations(spec["resources"])
+    pod, problems = _validated(PodConfig, plain(resources.pod), "spec.resources.pod")
+    violations += problems
+    if pod is not None and pod != PodConfig():
+        spec["resources"]["pod"] = pod.model_dump(mode="json", exclude_defaults=True)
     parse_name(message.token_set, "tokenSets", "spec.token_set")
     config, problems = trainer_config_of(plain(message.trainer_config))
     violations += problems
@@ -71,14 +77,18 @@ def spec_of(message: pb.TrainingRunSpec) -> dict[str, Any]:
 
 def trainer_config_of(values: Mapping[str, Any]) -> tuple[TrainerConfig | None, list[tuple[str, str]]]:
     """The trainer's configuration, or what is wrong with it."""
+    return _validated(TrainerConfig, values, "spec.trainer_config")
+
+
+def _validated(
+    kind: type[_Section], values: Mapping[str, Any], field: str
+) -> tuple[_Section | None, list[tuple[str, str]]]:
+    """A section of a recipe, or what is wrong with it."""
     try:
-        return TrainerConfig.model_validate(values), []
+        return kind.model_validate(values), []
     except ValidationError as error:
         return None, [
-            (
-                ".".join(("spec.trainer_config", *(str(part) for part in item["loc"]))),
-                item["msg"].removeprefix("Value error, "),
-            )
+            (".".join((field, *(str(part) for part in item["loc"]))), item["msg"].removeprefix("Value error, "))
             for item in error.errors(include_url=False, include_context=False, include_input=False)
         ]
 
@@ -126,7 +136,7 @@ def spec_to_proto(spec: Mapping[str, Any]) -> pb.TrainingRunSpec:
     return pb.TrainingRunSpec(
         trainer_config=struct(spec["trainer_config"]),
         token_set=spec["token_set"],
-        resources=pb.RunResources(**spec["resources"]),
+        resources=pb.RunResources(**{**spec["resources"], "pod": struct(spec["resources"].get("pod", {}))}),
         recipe=spec["recipe"],
         code_version=spec["code_version"],
         labels=spec["labels"],

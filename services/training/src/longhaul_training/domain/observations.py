@@ -36,6 +36,16 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the cluster refused to create a pod. `lasting`: asking again won't help until the run itself is changed."""
+
+    code: str
+    message: str
+    action: str = ""
+    lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DrainView:
     """A request of gpuhealth to leave a node. `computes`: whether a checkpoint can still be written there."""
 
@@ -132,6 +142,9 @@ class Limits:
     start: float = 600.0
     drain: float = 60.0
     cancel: float = 30.0
+    gang: float = 300.0
+    requeue_base: float = 30.0
+    requeue_maximum: float = 600.0
     hang: float = 60.0
     hang_steps: float = 3.0
     backoff_base: float = 1.0
@@ -150,4 +163,5 @@ class World:
     inputs: InputView = InputView()
     capacity: Capacity = field(default_factory=Capacity)
     queue_problem: str = ""
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
     limits: Limits = Limits()

@@ -7,8 +7,8 @@ O(nodes log nodes) for a gang.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,17 @@ class SpareDemand:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Free GPUs of each node that is ready and may be scheduled on, and what is kept as spares."""
+    """Free GPUs of each node that is ready and may be scheduled on, and what is kept as spares.
+
+    `allowed` are the nodes that a certain run may use, None: all. `groups` are the racks, or whatever its nodes must
+    have in common: nodes without a group are then not used.
+    """
 
     free: Mapping[str, int] = field(default_factory=dict)
     pools: Mapping[str, str] = field(default_factory=dict)
     spares: tuple[SpareDemand, ...] = ()
+    allowed: frozenset[str] | None = None
+    groups: Mapping[str, str] | None = None
 
     @property
     def total_free(self) -> int:
@@ -56,11 +62,20 @@ class Capacity:
         free = dict(self.free)
         for node in nodes:
             free[node] = free.get(node, 0) - gpus
-        return Capacity(free, self.pools, self.spares)
+        return replace(self, free=free)
 
     def keeping_spares_of(self, others_than: str) -> Capacity:
         """Capacity of which the spare demands of the run `others_than` are its own to use."""
-        return Capacity(self.free, self.pools, tuple(s for s in self.spares if s.owner != others_than))
+        return replace(self, spares=tuple(s for s in self.spares if s.owner != others_than))
+
+
+    def in_group_of(self, nodes: Iterable[str]) -> Capacity:
+        """Capacity in the groups that `nodes` are in already; with no such node, or no groups, all of it."""
+        if self.groups is None:
+            return self
+        groups = self.groups
+        taken = {groups[node] for node in nodes if node in groups}
+        return replace(self, groups={n: g for n, g in groups.items() if g in taken}) if taken else self
 
 
 def capacity_of(nodes: Iterable[NodeCapacity], claims: Iterable[Claim], spares: Iterable[SpareDemand] = ()) -> Capacity:
@@ -84,14 +99,28 @@ def place(
     """Nodes for `pods` pods of `gpus` GPUs each, all or none; spare demands of others are left whole.
 
     Nodes of their own come first, then the fullest that fit, then by name: deterministic. Avoided nodes are taken
-    only when nothing else fits.
+    only when nothing else fits. With groups, all nodes are of one: the one with the least room to spare.
     """
     avoided, preferred = frozenset(avoid), frozenset(prefer)
     for excluded in (avoided, frozenset[str]()) if avoided else (avoided,):
-        chosen = _choose(capacity, pods, gpus, pool, excluded, preferred)
-        if chosen is not None and leaves_spares(capacity.without(chosen, gpus)):
-            return chosen
+        for usable in _alternatives(capacity):
+            chosen = _choose(usable, pods, gpus, pool, excluded, preferred)
+            if chosen is not None and leaves_spares(capacity.without(chosen, gpus)):
+                return chosen
     return None
+
+
+def _alternatives(capacity: Capacity) -> Iterator[Capacity]:
+    """The sets of nodes that a gang may be placed on, the smallest first."""
+    if capacity.groups is None:
+        yield capacity
+        return
+    members: dict[str, set[str]] = {}
+    for node, group in capacity.groups.items():
+        if node in capacity.free and (capacity.allowed is None or node in capacity.allowed):
+            members.setdefault(group, set()).add(node)
+    for _, nodes in sorted(members.items(), key=lambda item: (sum(capacity.free[n] for n in item[1]), item[0])):
+        yield replace(capacity, allowed=frozenset(nodes))
 
 
 def leaves_spares(capacity: Capacity) -> bool:
@@ -113,7 +142,10 @@ def _choose(
     remaining = {
         name: free
         for name, free in capacity.free.items()
-        if name not in excluded and free >= gpus and (not pool or capacity.pools.get(name) == pool)
+        if name not in excluded
+        and free >= gpus
+        and (not pool or capacity.pools.get(name) == pool)
+        and (capacity.allowed is None or name in capacity.allowed)
     }
     order = sorted(remaining, key=lambda name: (name not in preferred, remaining[name], name))
     chosen = order[:pods]

@@ -78,6 +78,9 @@ class RunSpec:
     priority: int = 0
     pool: str = ""
     token_set: str = ""
+    node_selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[tuple[str, str], ...] = ()
+    topology_label: str = ""
 
     @property
     def world_size(self) -> int:
@@ -218,6 +221,8 @@ class Control:
     backoff_until: float = 0.0
     incidents: tuple[Incident, ...] = ()
     avoided_nodes: tuple[str, ...] = ()
+    admissions: int = 0
+    requeues: int = 0
     started_at: float | None = None
     ended_at: float | None = None
 

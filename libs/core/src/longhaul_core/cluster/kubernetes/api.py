@@ -28,24 +28,28 @@ class Resource(StrEnum):
     NODES = "nodes"
     PODS = "pods"
     EVENTS = "events"
+    CONFIG_MAPS = "configmaps"
+    POD_GROUPS = "podgroups"
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What is listed and watched: a kind, in one namespace or everywhere."""
+    """What is listed and watched: a kind, in one namespace or everywhere. `version` is empty in the core group."""
 
     resource: Resource
     namespace: str = ""
+    version: str = ""
 
     def call(self, verb: str, name: str = "") -> Call:
         """The call of that verb on it."""
-        return Call(verb, self.resource, self.namespace, name)
+        return Call(verb, self.resource, self.namespace, name, self.version.rpartition("/")[0])
 
     @property
     def path(self) -> str:
         """Path of the collection."""
         within = f"/namespaces/{quote(self.namespace)}" if self.namespace else ""
-        return f"/api/v1{within}/{self.resource}"
+        root = f"/apis/{self.version}" if self.version else "/api/v1"
+        return f"{root}{within}/{self.resource}"
 
     def object_path(self, name: str, subresource: str = "") -> str:
         """Path of one object of it, or of a part of that object."""

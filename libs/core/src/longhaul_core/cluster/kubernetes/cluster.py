@@ -22,10 +22,20 @@ from longhaul_core.cluster.kubernetes.marks import patch_marks
 from longhaul_core.cluster.kubernetes.nodes import NodeRecord, parse_node
 from longhaul_core.cluster.kubernetes.options import KubernetesOptions
 from longhaul_core.cluster.kubernetes.overlay import load_template
+from longhaul_core.cluster.kubernetes.owners import Owners
 from longhaul_core.cluster.kubernetes.pods import PodRecord, observed, parse_pod
 from longhaul_core.cluster.kubernetes.timing import Timing
 from longhaul_core.cluster.kubernetes.transport import Transport
-from longhaul_core.cluster.model import DEFAULT_NAMESPACE, ClusterEvent, EventKind, Node, NodePatch, Pod, PodSpec
+from longhaul_core.cluster.model import (
+    DEFAULT_NAMESPACE,
+    ClusterEvent,
+    EventKind,
+    Node,
+    NodePatch,
+    Pod,
+    PodOwner,
+    PodSpec,
+)
 from longhaul_core.cluster.rules import check_spec, matches
 from longhaul_core.errors import NotFound
 
@@ -39,6 +49,7 @@ class KubernetesCluster:
     clock: Clock
     timing: Timing
     template: Raw
+    owners: Owners
     _board: HintBoard = field(default_factory=HintBoard)
     _cache: ClusterCache | None = None
 
@@ -47,7 +58,8 @@ class KubernetesCluster:
         """Prepare a client; it connects with its first call. Raises `InvalidArgument` for an unusable template."""
         durations = timing or Timing()
         api = Api(Transport(Credentials(options), durations))
-        return cls(options, api, clock, durations, load_template(options.template))
+        template = load_template(options.template)
+        return cls(options, api, clock, durations, template, Owners(api, options, clock))
 
     @property
     def calls(self) -> Mapping[str, int]:
@@ -86,7 +98,9 @@ class KubernetesCluster:
         """See `Cluster`."""
         check_spec(spec)
         namespace = self._namespace(spec.namespace)
-        manifest = build_manifest(spec, namespace, self.options, self.template)
+        build_manifest(spec, namespace, self.options, self.template)  # what is malformed leaves nothing behind
+        owner = await self.owners.prepare(spec, namespace)
+        manifest = build_manifest(spec, namespace, self.options, self.template, owner)
         node = await self.get_node(spec.node) if spec.node is not None else None
         record = parse_pod(await self.api.create_pod(namespace, manifest), self.options)
         if (cache := self._serving()) is not None:
@@ -127,6 +141,14 @@ class KubernetesCluster:
             cache.forget_pod(record)
         else:
             cache.put_pod(record)
+
+    async def list_owners(self, labels: Mapping[str, str] | None = None) -> Sequence[PodOwner]:
+        """See `Cluster`."""
+        return await self.owners.list(labels)
+
+    async def delete_owner(self, namespace: str, name: str) -> None:
+        """See `Cluster`."""
+        await self.owners.delete(self._namespace(namespace), name)
 
     async def watch(
         self, labels: Mapping[str, str] | None = None, *, namespace: str | None = None

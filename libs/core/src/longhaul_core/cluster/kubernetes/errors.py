@@ -31,6 +31,7 @@ _QUOTA = re.compile(r"exceeded quota: (?P<quota>\S+), requested: (?P<requested>.
 _MISSING = re.compile(
     r"(?P<kind>serviceaccounts?|PriorityClass|namespaces)\b.*?\"?(?P<name>[\w.-]+)\"? (was )?not found"
 )
+_OTHER_UID = re.compile(r"UID in (the )?precondition")
 _PRIORITY = re.compile(r"no PriorityClass with name (?P<name>\S+) was found")
 
 
@@ -46,6 +47,7 @@ class Call:
     resource: str
     namespace: str = ""
     name: str = ""
+    group: str = ""
 
     @property
     def key(self) -> str:
@@ -141,7 +143,7 @@ def _forbidden(call: Call, message: str) -> LonghaulError:
 
 def _rbac(call: Call, message: str) -> PermissionDenied:
     scope = f"a Role in namespace {call.namespace}" if call.namespace else "a ClusterRole"
-    rule = f'{{apiGroups: [""], resources: ["{call.resource}"], verbs: ["{call.verb}"]}}'
+    rule = f'{{apiGroups: ["{call.group}"], resources: ["{call.resource}"], verbs: ["{call.verb}"]}}'
     place = f" in namespace {call.namespace}" if call.namespace else ""
     return PermissionDenied(
         f"this service may not {call.verb} {call.resource}{place}: {message}",
@@ -151,7 +153,7 @@ def _rbac(call: Call, message: str) -> PermissionDenied:
     )
 
 
-def _not_found(call: Call, message: str, status: Mapping[str, Any]) -> NotFound:
+def _not_found(call: Call, message: str, status: Mapping[str, Any]) -> LonghaulError:
     details = status.get("details") or {}
     if details.get("kind") == "namespaces" or message.startswith("namespaces "):
         return NotFound(
@@ -162,12 +164,20 @@ def _not_found(call: Call, message: str, status: Mapping[str, Any]) -> NotFound:
         )
     if call.resource.startswith("nodes"):
         return NotFound(f"there is no node {call.name}", reason="NODE_NOT_FOUND", metadata={"node": call.name})
-    return NotFound(f"there is no pod {call.namespace}/{call.name}", reason="POD_NOT_FOUND")
+    if call.resource == "podgroups":
+        return FailedPrecondition(
+            f"the cluster knows no PodGroup of {call.group}: {message}",
+            reason="GANG_SCHEDULER_MISSING",
+            action="install the scheduler that the key gang of the cluster URL names, or set gang=own",
+        )
+    kind = "pod" if call.resource.startswith("pods") else call.resource
+    return NotFound(f"there is no {kind} {call.namespace}/{call.name}", reason="POD_NOT_FOUND")
 
 
 def _conflict(call: Call, message: str, status: Mapping[str, Any]) -> LonghaulError:
     if status.get("reason") == "AlreadyExists":
-        return AlreadyExists(f"pod {call.namespace}/{call.name} exists", reason="POD_EXISTS")
-    if "UID in precondition" in message:
+        kind = "pod" if call.resource == "pods" else call.resource
+        return AlreadyExists(f"{kind} {call.namespace}/{call.name} exists", reason="POD_EXISTS")
+    if _OTHER_UID.search(message):
         return Aborted(f"pod {call.namespace}/{call.name} is another pod now: {message}", reason="UID_DIFFERS")
     return Aborted(f"{call.described()}: {message}", reason="CONFLICT")

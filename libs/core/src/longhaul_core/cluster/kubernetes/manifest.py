@@ -11,6 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from longhaul_core.cluster.kubernetes.api import Raw
+from longhaul_core.cluster.kubernetes.gangs import gang_marks
 from longhaul_core.cluster.kubernetes.options import Binding, KubernetesOptions
 from longhaul_core.cluster.kubernetes.overlay import CONTAINER_LISTS, check_overlay, lay_over
 from longhaul_core.cluster.kubernetes.quantities import count
@@ -19,6 +20,7 @@ from longhaul_core.errors import InvalidArgument
 
 CONTAINER = "main"
 SHARED_MEMORY = "shared-memory"
+SCRATCH = "scratch"
 _FIELD_NAME = "metadata.name"
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -30,8 +32,13 @@ _OUTLIVE_SILENCE = tuple(
 """Kubernetes would delete pods of a node that is out of its sight after 5 minutes; the owner decides that here."""
 
 
-def build_manifest(spec: PodSpec, namespace: str, options: KubernetesOptions, template: Raw) -> Raw:
-    """The pod to create. Raises `InvalidArgument` for an overlay that it must not have."""
+def build_manifest(
+    spec: PodSpec, namespace: str, options: KubernetesOptions, template: Raw, owner: Raw | None = None
+) -> Raw:
+    """The pod to create, owned by the object that `owner` refers to.
+
+    Raises `InvalidArgument` for an overlay that it must not have.
+    """
     check_overlay(spec.overlay, options.pod_security)
     own: Raw = {
         "apiVersion": "v1",
@@ -39,9 +46,13 @@ def build_manifest(spec: PodSpec, namespace: str, options: KubernetesOptions, te
         "metadata": {"name": spec.name, "namespace": namespace},
         "spec": _pod_spec(spec, options),
     }
-    manifest = deepcopy(lay_over(lay_over(template, own), spec.overlay))
+    _add_scratch(own["spec"], spec, template)
+    marks = gang_marks(spec, options)
+    manifest = deepcopy(lay_over(lay_over(lay_over(template, own), marks), spec.overlay))
     for field, values in (("labels", spec.labels), ("annotations", spec.annotations)):
         manifest["metadata"][field] = {**manifest["metadata"].get(field, {}), **values}
+    if owner is not None:
+        manifest["metadata"]["ownerReferences"] = [owner]
     pod = manifest["spec"]
     for container in _containers(pod):
         container.setdefault("securityContext", dict(_RESTRICTED))
@@ -124,21 +135,43 @@ def _container(spec: PodSpec, options: KubernetesOptions) -> Raw:
     quantities = dict(spec.resources)
     if spec.gpus:
         quantities[options.gpu_resource] = str(spec.gpus)
+    from_fields = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in sorted(spec.field_env.items())
+    ]
     container: Raw = {
         "name": CONTAINER,
         "command": list(spec.command),
-        "env": [{"name": name, "value": value} for name, value in sorted(spec.env.items())],
+        "env": [*({"name": name, "value": value} for name, value in sorted(spec.env.items())), *from_fields],
         "resources": {"requests": quantities, "limits": dict(quantities)},
         "volumeMounts": [{"name": SHARED_MEMORY, "mountPath": "/dev/shm"}],  # noqa: S108 (inside the container)
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    optional = {"image": spec.image, "workingDir": spec.working_dir}
+    optional: Raw = {
+        "image": spec.image,
+        "workingDir": spec.working_dir,
+        "envFrom": [{"secretRef": {"name": name}} for name in spec.secret_env],
+    }
     return container | {key: value for key, value in optional.items() if value}
 
 
 def _shared_memory(spec: PodSpec) -> Raw:
     bounded = {} if spec.shared_memory_bytes is None else {"sizeLimit": str(spec.shared_memory_bytes)}
     return {"medium": "Memory", **bounded}
+
+
+def _add_scratch(pod: Raw, spec: PodSpec, template: Raw) -> None:
+    """Room at `scratch_dir`: the volume that the template calls so, else one of the pod's own."""
+    if not spec.scratch_dir:
+        return
+    below = template.get("spec") or {}
+    mounted = {
+        mount.get("mountPath") for container in _containers(below) for mount in container.get("volumeMounts") or ()
+    }
+    if spec.scratch_dir in mounted:
+        return
+    if SCRATCH not in {volume.get("name") for volume in below.get("volumes") or ()}:
+        pod["volumes"].append({"name": SCRATCH, "emptyDir": {}})
+    pod["containers"][0]["volumeMounts"].append({"name": SCRATCH, "mountPath": spec.scratch_dir})
 
 
 def _toleration(toleration: Toleration) -> Raw:

@@ -39,6 +39,19 @@ class PodSecurity(StrEnum):
     PRIVILEGED = "privileged"
 
 
+class GangScheduling(StrEnum):
+    """Who starts the pods of a run together.
+
+    `OWN`: longhaul counts capacity and creates all pods or none. The others add to that what a scheduler of the cluster
+    asks for: Kueue's pod groups, the PodGroup of the coscheduling plugin, or Volcano's.
+    """
+
+    OWN = "own"
+    KUEUE = "kueue"
+    COSCHEDULING = "coscheduling"
+    VOLCANO = "volcano"
+
+
 @dataclass(frozen=True, slots=True)
 class KubernetesOptions:
     """What a cluster URL says.
@@ -52,6 +65,8 @@ class KubernetesOptions:
         binding: See `Binding`.
         pod_security: `privileged` lets overlays of single pods leave the restricted profile (RDMA with IPC_LOCK).
         template: Path of a YAML file with a partial pod that the operator lays under every pod.
+        gang: See `GangScheduling`; all but `own` need `binding=scheduler`.
+        queue: Kueue's LocalQueue, or Volcano's queue, of the pods.
         exporter_url: Where a node's GPU metrics are scraped, with `{address}` for its internal IP; an annotation
             `longhaul.dev/exporter-url` of the node outranks it.
     """
@@ -64,6 +79,8 @@ class KubernetesOptions:
     binding: Binding = Binding.NODE
     pod_security: PodSecurity = PodSecurity.RESTRICTED
     template: str = ""
+    gang: GangScheduling = GangScheduling.OWN
+    queue: str = ""
     exporter_url: str = ""
 
 
@@ -87,7 +104,19 @@ def parse_url(url: str) -> KubernetesOptions:
             violations.append((f"cluster_url.{key}", str(error)))
     if violations:
         raise _invalid(url, violations)
-    return KubernetesOptions(**given)  # type: ignore[arg-type]  # the keys and types were checked above
+    options = KubernetesOptions(**given)  # type: ignore[arg-type]  # the keys and types were checked above
+    if problems := _contradictions(options):
+        raise _invalid(url, problems)
+    return options
+
+
+def _contradictions(options: KubernetesOptions) -> list[Violation]:
+    found: list[Violation] = []
+    if options.gang is not GangScheduling.OWN and options.binding is not Binding.SCHEDULER:
+        found.append(("cluster_url.binding", f"{options.binding} asks no scheduler; gang={options.gang} needs one"))
+    if options.gang is GangScheduling.KUEUE and not options.queue:
+        found.append(("cluster_url.queue", "is empty; gang=kueue needs the name of a LocalQueue"))
+    return found
 
 
 def _value(key: str, values: list[str]) -> object:
@@ -100,6 +129,8 @@ def _value(key: str, values: list[str]) -> object:
         return _member(Binding, value)
     if key == "pod_security":
         return _member(PodSecurity, value)
+    if key == "gang":
+        return _member(GangScheduling, value)
     if key in ("namespace", "gpu_resource") and not value:
         raise ValueError("is empty")
     return value

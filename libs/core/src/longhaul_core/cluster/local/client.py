@@ -18,7 +18,7 @@ from longhaul_core.cluster.local.logs import read_log
 from longhaul_core.cluster.local.records import Deletion, NodeRecord, StoredPod
 from longhaul_core.cluster.local.store import Store
 from longhaul_core.cluster.local.wire import Operation, node_hint, pod_hint
-from longhaul_core.cluster.model import ClusterEvent, EventKind, Node, NodePatch, Pod, PodSpec
+from longhaul_core.cluster.model import ClusterEvent, EventKind, Node, NodePatch, Pod, PodOwner, PodSpec
 from longhaul_core.cluster.rules import apply_patch, check_spec, matches
 
 WATCH_POLL_SECONDS = 0.25
@@ -123,6 +123,13 @@ class LocalCluster:
             await asyncio.to_thread(self.store.request_deletion, namespace, name, uid, deletion)
         for node in [stored.node] if stored.node else await asyncio.to_thread(self.store.node_names):
             await self._announce(node, Operation.LOOK, {**pod_hint(spec), "uid": stored.record.uid})
+
+    async def list_owners(self, labels: Mapping[str, str] | None = None) -> Sequence[PodOwner]:
+        """See `Cluster`; pods end with their node here."""
+        return ()
+
+    async def delete_owner(self, namespace: str, name: str) -> None:
+        """See `Cluster`; there are none."""
 
     async def watch(
         self, labels: Mapping[str, str] | None = None, *, namespace: str | None = None

@@ -134,6 +134,7 @@ class RunResources(_message.Message):
     NODE_FAILURES_PER_DAY_FIELD_NUMBER: _builtins.int
     NODE_REPAIR_HOURS_FIELD_NUMBER: _builtins.int
     PREFLIGHT_FIELD_NUMBER: _builtins.int
+    POD_FIELD_NUMBER: _builtins.int
     nodes: _builtins.int
     gpus_per_node: _builtins.int
     spares: _builtins.int
@@ -154,6 +155,10 @@ class RunResources(_message.Message):
     """"quick": agents check storage, clock, disk, memory and GPUs as they join. "full": also GPU burn-in against peers,
     memory, all-reduce bandwidth, data, resume and evaluation drills, in pairs of nodes. "off": nothing. Empty: quick.
     """
+    @_builtins.property
+    def pod(self) -> _struct_pb2.Struct:
+        """longhaul_core.recipe.PodConfig as JSON: placement, quantities, secrets, environment."""
+
     def __init__(
         self,
         *,
@@ -167,10 +172,11 @@ class RunResources(_message.Message):
         node_failures_per_day: _builtins.float = ...,
         node_repair_hours: _builtins.float = ...,
         preflight: _builtins.str = ...,
+        pod: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pod", b"pod"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus_per_node", b"gpus_per_node", "image", b"image", "minimum_nodes", b"minimum_nodes", "node_failures_per_day", b"node_failures_per_day", "node_repair_hours", b"node_repair_hours", "nodes", b"nodes", "pool", b"pool", "preflight", b"preflight", "priority", b"priority", "spares", b"spares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpus_per_node", b"gpus_per_node", "image", b"image", "minimum_nodes", b"minimum_nodes", "node_failures_per_day", b"node_failures_per_day", "node_repair_hours", b"node_repair_hours", "nodes", b"nodes", "pod", b"pod", "pool", b"pool", "preflight", b"preflight", "priority", b"priority", "spares", b"spares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,7 +90,7 @@ class Player:
                 await self._ask("DELETE", f"/api/v1/nodes/{name}")
 
     async def ensure_namespace(self, name: str) -> None:
-        """Create a namespace for tests; one that somebody else made is not touched, one that is ending is waited for."""
+        """Create a namespace for tests, once an earlier one has ended; somebody else's is not touched."""
         labels = {MARK: "true", "pod-security.kubernetes.io/enforce": "restricted"}
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         async with asyncio.timeout(DEADLINE_SECONDS):

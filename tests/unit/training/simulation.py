@@ -36,8 +36,8 @@ from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import Term
 from longhaul_training.adapters.metric_journal import MetricJournal, Rows
+from longhaul_training.adapters.pod_environment import PodEnvironment
 from longhaul_training.adapters.pod_identity import PodIdentity
-from longhaul_training.adapters.pod_specs import PodEnvironment
 from longhaul_training.adapters.reception import Arrival, Reception
 from longhaul_training.adapters.report_store import FinishReport, NoticeReport, Report, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
@@ -105,10 +105,21 @@ class DoomedCluster:
         self._world.calls["create_pod"] += 1
         return await self._doomed(lambda: self._world.cluster.create_pod(spec))
 
-    async def delete_pod(self, *arguments: Any) -> None:
+    async def delete_pod(self, *arguments: Any, **options: Any) -> None:
         self._check()
         self._world.calls["delete_pod"] += 1
-        await self._doomed(lambda: self._world.cluster.delete_pod(*arguments))
+        await self._doomed(lambda: self._world.cluster.delete_pod(*arguments, **options))
+
+    def staleness(self) -> float:
+        return 0.0
+
+    async def list_owners(self, labels: Any = None) -> Any:
+        self._check()
+        return await self._world.cluster.list_owners(labels)
+
+    async def delete_owner(self, namespace: str, name: str) -> None:
+        self._check()
+        await self._doomed(lambda: self._world.cluster.delete_owner(namespace, name))
 
     async def _doomed(self, act: Callable[[], Awaitable[Any]]) -> Any:
         self._doom.pass_by()

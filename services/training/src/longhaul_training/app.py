@@ -22,12 +22,13 @@ from longhaul.training.v1 import (
     training_run_pb2_grpc,
 )
 from longhaul_core.cluster import open_cluster
+from longhaul_core.cluster.liveness import LivenessRule
 from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
 
 from longhaul_training.adapters.attention import Attention
 from longhaul_training.adapters.checkpoints import Checkpoints
-from longhaul_training.adapters.cluster_view import ClusterView
+from longhaul_training.adapters.cluster_view import ClusterView, ViewOptions
 from longhaul_training.adapters.controller import Controller, Parts
 from longhaul_training.adapters.controller_metrics import ControllerMetrics
 from longhaul_training.adapters.executor import Executor
@@ -36,8 +37,8 @@ from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.leadership import Leadership
 from longhaul_training.adapters.metric_journal import MetricJournal
 from longhaul_training.adapters.node_health import NodeHealth
+from longhaul_training.adapters.pod_environment import PodEnvironment, pod_environment
 from longhaul_training.adapters.pod_identity import load_identity
-from longhaul_training.adapters.pod_specs import PodEnvironment
 from longhaul_training.adapters.project_store import ProjectStore
 from longhaul_training.adapters.reception import Reception
 from longhaul_training.adapters.report_store import ReportStore
@@ -81,7 +82,8 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     attention = Attention(clock)
     hub = AgentHub(attention, settings.reconnect_seconds, wakeup.set)
     cluster = open_cluster(settings.resolved_cluster_url)
-    view = ClusterView(cluster, clock, wakeup.set)
+    environment = pod_environment(settings, context.address, identity.installation)
+    view = ClusterView(cluster, clock, wakeup.set, _view_options(settings, environment))
     health = NodeHealth(gpuhealth, clock, wakeup.set)
     metrics = ControllerMetrics(context.metrics)
     executor = Executor(
@@ -94,7 +96,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         leadership,
         identity,
         clock,
-        _pod_environment(settings, context.address),
+        environment,
         wakeup.set,
     )
     parts = Parts(
@@ -163,16 +165,10 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     )
 
 
-def _pod_environment(settings: TrainingSettings, address: str) -> PodEnvironment:
-    # Pretend pods share one network: each takes a free port and writes down which.
-    is_local = settings.resolved_cluster_url.startswith("local:")
-    return PodEnvironment(
-        controller_addresses=settings.controller_addresses or address,
-        object_store_url=settings.resolved_object_store_url,
-        checkpoint_address=settings.checkpoint_address,
-        scratch_dir=settings.data_dir.absolute() / "scratch",
-        image=settings.trainer_image,
-        metrics_address="127.0.0.1:0" if is_local else settings.pod_metrics_address,
-        metrics_targets_dir=settings.data_dir.absolute() / "metrics-targets" if is_local else None,
-        log_level=settings.log_level,
+def _view_options(settings: TrainingSettings, environment: PodEnvironment) -> ViewOptions:
+    return ViewOptions(
+        installation=environment.installation,
+        tolerations=environment.tolerations,
+        pool_label=settings.pool_label,
+        liveness=LivenessRule(silence=settings.node_dead_seconds),
     )

@@ -19,13 +19,11 @@ class TrainingSettings(ServiceSettings):
         "", description="host:port of every replica, separated by commas, as the pods reach them; empty: this one"
     )
     trainer_image: str = Field("", description="image of training and task pods, where pods are containers")
-<<<<<<< HEAD
     pod_metrics_address: str = Field(
         "0.0.0.0:7507",
         description="host:port of /metrics in training pods, where pods are containers; empty serves none",
     )
-=======
-    pod_python: str = Field("", description="Python of the pods; empty: this one on local nodes, `python` in containers")
+    pod_python: str = Field("", description="Python of the pods; empty: this one, `python` in containers")
     pod_scratch_dir: str = Field("", description="scratch folder of pods; empty: in data_dir, `/scratch` in containers")
     pod_object_store_url: str = Field("", description="the object store as pods reach it; empty: object_store_url")
     pod_checkpoint_address: str = Field("", description="the checkpoint service as pods reach it; empty: as set above")
@@ -36,7 +34,6 @@ class TrainingSettings(ServiceSettings):
     )
     pod_grace_seconds: float = Field(30.0, gt=0, description="between SIGTERM and SIGKILL of a pod")
     pool_label: str = Field("longhaul.dev/pool", description="label of nodes whose value is their pool")
->>>>>>> 0c5bcb3 (Kubernetes cluster: owners and gangs, scratch and field variables; what a real API server showed)
     lease_seconds: float = Field(6.0, gt=0, description="life of the controller's lease without renewal")
     suspect_silence_seconds: float = Field(5.0, gt=0, description="silence of an agent that makes a run suspect")
     lost_silence_seconds: float = Field(15.0, gt=0, description="silence of an agent that loses its pod")

@@ -37,7 +37,8 @@ class PodConfig(Section):
     env: dict[str, str] = Field(default_factory=dict, description="environment variables of the workers")
     grace_seconds: NonNegativeFloat = Field(0.0, description="between SIGTERM and SIGKILL; 0: the installation's")
     overlay: dict[str, Any] = Field(
-        default_factory=dict, description="partial Kubernetes pod laid over the rest: volumes, affinity, init containers"
+        default_factory=dict,
+        description="partial Kubernetes pod laid over the rest: volumes, affinity, init containers",
     )
 
     @model_validator(mode="after")
@@ -49,7 +50,9 @@ class PodConfig(Section):
                 raise ValueError(f"env: {name} is set by the controller; names beginning {RESERVED_PREFIX} are its own")
         for name, value in self.resources.items():
             if not _QUANTITY.fullmatch(value):
-                raise ValueError(f"resources: {name} is {value!r}; a quantity is a number with k, M, G, Ki, Mi, Gi or m")
+                raise ValueError(
+                    f"resources: {name} is {value!r}; a quantity is a number with k, M, G, Ki, Mi, Gi or m"
+                )
         if unknown := sorted(set(self.overlay) - {"metadata", "spec"}):
             raise ValueError(f"overlay: {unknown[0]!r} is neither metadata nor spec of a pod")
         return self

@@ -34,7 +34,7 @@ from longhaul_training.domain.decide import decide
 from longhaul_training.domain.drains import finished_drains
 from longhaul_training.domain.observations import Limits, NodeView, World
 from longhaul_training.domain.placement import Capacity, Claim, SpareDemand, capacity_of
-from longhaul_training.domain.states import Run, RunState
+from longhaul_training.domain.states import Run, RunSpec, RunState
 from longhaul_training.domain.tasks import TaskAct, TaskWorld, decide_task
 
 TICK_SECONDS = 0.5
@@ -56,14 +56,16 @@ class Look:
     queue_blocked_by: str = ""
     placed: dict[str, list[Claim]] = field(default_factory=dict)
     spares: dict[str, SpareDemand] = field(default_factory=dict)
+    namespaces: Mapping[str, str] = field(default_factory=dict)
 
     def claims(self) -> list[Claim]:
         """Every GPU that is taken: in the cluster, being taken there right now, or promised in the database."""
         return [*self.cluster.claims(), *self.created, *(claim for claims in self.placed.values() for claim in claims)]
 
-    def capacity(self) -> Capacity:
-        """What can still be placed."""
-        return capacity_of(self.cluster.capacities(), self.claims(), self.spares.values())
+    def capacity(self, spec: RunSpec | None = None) -> Capacity:
+        """What can still be placed, for a run of that specification where it is given."""
+        capacity = capacity_of(self.cluster.capacities(spec), self.claims(), self.spares.values())
+        return capacity if spec is None else self.cluster.restricted(capacity, spec)
 
     def free(self) -> Mapping[str, int]:
         """Free GPUs of every node that answers."""
@@ -84,8 +86,10 @@ class Look:
         held = [Claim(task.pod_name, task.control.node, task.spec.gpus)] if task.holds_gpus else []
         self.placed[task.uid] = held
 
-    def namespace(self, project: str) -> str:
-        """Namespace of a project's pods."""
+    def namespace(self, project: str, action: object = None) -> str:
+        """Namespace of a project's pods; a pod that is to be deleted is where it is, whatever the project says now."""
+        if isinstance(action, DeletePod) and action.uid in self.namespaces:
+            return self.namespaces[action.uid]
         row = self.projects.get(project)
         return project_store.namespace_of(row) if row is not None else project
 
@@ -113,6 +117,7 @@ class Controller:
         self._parts = parts
         self._limits = limits
         self._wakeup = wakeup
+        self._swept_term = 0
         self._runs: Mirror[StoredRun] = Mirror(db, run_store.KIND, run_store.load)
         self._tasks: Mirror[StoredTask] = Mirror(db, task_store.KIND, task_store.load)
         self._projects: Mirror[ResourceRow] = Mirror(db, project_store.KIND, lambda row: row)
@@ -157,6 +162,7 @@ class Controller:
             cluster.node_views(self._parts.health.drains),
             {row.id: row for row in self._projects.items.values()},
             self._parts.executor.claims(cluster.listed_at),
+            namespaces={pod.uid: pod.namespace for pod in cluster.pods},
         )
         runs, tasks = self._live(cluster)
         for stored in runs:
@@ -169,6 +175,8 @@ class Controller:
             await self._settle_task(task, look, term)
         self._acknowledge_drains(look, tasks)
         self._delete_orphans(cluster)
+        self._remove_stuck(cluster)
+        self._sweep_owners(term)
         self._parts.hub.keep_only(pod for s in runs for pod in s.run.current_pods())
         self._parts.metrics.observe(self._runs.items.values(), self._parts.hub.connected, self._clock.now().timestamp())
 
@@ -211,11 +219,14 @@ class Controller:
             decision = decide(stored.run, self._world(stored, look, problem))
             if isinstance(decision, Act):
                 for action in decision.actions:
-                    self._parts.executor.for_run(stored, action, look.namespace(stored.run.project))
+                    namespace = look.namespace(stored.run.project, action)
+                    self._parts.executor.for_run(stored, action, namespace)
                 return stored
             written = await self._write_run(stored, decision, term)
             if written is None:
                 return stored
+            if written.run.control.state.terminal:
+                self._parts.executor.release_owner(written.run, look.namespace(written.run.project))
             stored = written
             look.note_run(stored.run)
         self._wakeup.set()
@@ -240,12 +251,14 @@ class Controller:
         return World(
             now=self._clock.now().timestamp(),
             pods=look.cluster.pods_of(run.uid),
-            nodes=look.nodes,
+            nodes=look.cluster.views_for(run.spec, look.nodes),
             agents={pod: self._parts.hub.view(pod) for pod in run.current_pods()},
             training=stored.reports,
             inputs=self._parts.token_sets.view(run.spec.token_set),
-            capacity=look.capacity() if _may_place(run) else Capacity(),
+            capacity=look.capacity(run.spec) if _may_place(run) else Capacity(),
             queue_problem=problem,
+            refusals=self._parts.executor.refusals,
+            blind=look.cluster.blind,
             limits=self._limits,
         )
 
@@ -258,11 +271,12 @@ class Controller:
                 nodes=look.nodes,
                 capacity=look.capacity(),
                 free=look.free(),
+                refusals=self._parts.executor.refusals,
             )
             decision = decide_task(task, world)
             if isinstance(decision, TaskAct):
                 for action in decision.actions:
-                    self._parts.executor.for_task(stored, action, look.namespace(task.project))
+                    self._parts.executor.for_task(stored, action, look.namespace(task.project, action))
                 return
             try:
                 written = await self._parts.tasks.commit(stored, decision.control, decision.events, term)
@@ -286,6 +300,18 @@ class Controller:
             if pod.labels.get(LABEL_OWNER_UID, "") not in known and not pod.deletion_requested:
                 action = DeletePod(pod.name, pod.uid, ORPHAN_GRACE_SECONDS)
                 self._parts.executor.delete_orphan(pod.namespace, action)
+
+    def _remove_stuck(self, cluster: ClusterSnapshot) -> None:
+        """Pods that were deleted on nodes which are dead for certain."""
+        for pod, death in cluster.stuck(self._clock.now(), self._parts.hub.silence):
+            self._parts.executor.force_delete(pod, death)
+
+    def _sweep_owners(self, term: int) -> None:
+        """Once a term: an earlier leader may have died between the end of a run and the removal of its owner."""
+        if self._swept_term != term:
+            self._swept_term = term
+            live = [uid for uid, run in self._runs.items.items() if not run.run.control.state.terminal]
+            self._parts.executor.sweep_owners(live)
 
 
 def _may_place(run: Run) -> bool:

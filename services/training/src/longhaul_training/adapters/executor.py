@@ -6,23 +6,34 @@ An action that fails is simply decided again: its failure is logged once until i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from longhaul_core.clock import Clock
-from longhaul_core.cluster import Cluster, PodSpec
-from longhaul_core.errors import Aborted, AlreadyExists, LonghaulError, NotFound
+from longhaul_core.cluster import Cluster, Pod, PodSpec
+from longhaul_core.cluster.liveness import Death
+from longhaul_core.errors import (
+    Aborted,
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidArgument,
+    LonghaulError,
+    NotFound,
+    Unavailable,
+)
 from longhaul_core.logging import get_logger
 
 from longhaul_training.adapters.checkpoints import Checkpoints
+from longhaul_training.adapters.codec import load_pod_config
 from longhaul_training.adapters.commands import StartWorkers
 from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.leadership import Leadership
 from longhaul_training.adapters.node_health import NodeHealth
+from longhaul_training.adapters.pod_environment import PodEnvironment
 from longhaul_training.adapters.pod_identity import PodIdentity
-from longhaul_training.adapters.pod_specs import PodEnvironment, run_pod, task_pod
+from longhaul_training.adapters.pod_specs import LABEL_OWNER_UID, managed, owner_name, run_pod, task_pod
 from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.adapters.task_store import StoredTask
@@ -37,13 +48,15 @@ from longhaul_training.domain.actions import (
     StartEpoch,
     StopAfterCheckpoint,
 )
+from longhaul_training.domain.observations import Refusal
 from longhaul_training.domain.placement import Claim
-from longhaul_training.domain.states import ResumePoint
+from longhaul_training.domain.states import ResumePoint, Run
 from longhaul_training.domain.tasks import CreateTaskPod
 
 CONCURRENCY = 32
-# After a failure the same action waits this long, so that a service that is away is not hammered.
+# After a failure the same action waits this long, doubling, so that a service that is away is not hammered.
 FAILURE_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 5.0
 
 log = get_logger(__name__)
 
@@ -78,7 +91,8 @@ class Executor:
         self._wake = wake
         self._gate = asyncio.Semaphore(CONCURRENCY)
         self._under_way: dict[Any, asyncio.Task[None]] = {}
-        self._failing: set[Any] = set()
+        self._failing: dict[Any, int] = {}
+        self._refusals: dict[str, Refusal] = {}
         self._creations: dict[str, tuple[Claim, float]] = {}
         self._defect: BaseException | None = None
 
@@ -87,8 +101,8 @@ class Executor:
         run = stored.run
         match action:
             case CreatePod():
-                image = stored.row.spec["resources"]["image"]
-                spec = run_pod(run, action, namespace, image, self._identity, self._environment)
+                image, config = stored.row.spec["resources"]["image"], load_pod_config(stored.row)
+                spec = run_pod(run, action, namespace, image, config, self._identity, self._environment)
                 self._start((run.uid, action), lambda: self._create(spec))
             case DeletePod():
                 self._start((run.uid, action.uid), lambda: self._delete(namespace, action))
@@ -116,6 +130,24 @@ class Executor:
     def acknowledge(self, action: AcknowledgeDrain) -> None:
         """Tells gpuhealth that a node is free."""
         self._start(action, lambda: self._health.acknowledge(action))
+
+    def force_delete(self, pod: Pod, death: Death) -> None:
+        """Removes a pod whose node is dead and will never say that it ended."""
+        self._start(("force", pod.uid), lambda: self._force(pod, death))
+
+    def release_owner(self, run: Run, namespace: str) -> None:
+        """Removes what stands for a run in the cluster, once the run is over."""
+        name = owner_name(run)
+        self._start(("owner", run.uid), lambda: self._cluster.delete_owner(namespace, name))
+
+    def sweep_owners(self, live_runs: Collection[str]) -> None:
+        """Removes what an earlier leader left of runs that are over."""
+        self._start(("owners",), lambda: self._sweep(frozenset(live_runs)))
+
+    @property
+    def refusals(self) -> Mapping[str, Refusal]:
+        """Pods that the cluster refused to create when it was last asked, by name."""
+        return self._refusals
 
     def claims(self, listed_at: float) -> list[Claim]:
         """GPUs of pods whose creation ended, well or not, after a listing began: that listing may lack them."""
@@ -158,13 +190,16 @@ class Executor:
             try:
                 await act()
             except LonghaulError as error:
-                if key not in self._failing:
-                    log.warning("action failed", action=repr(key), reason=error.reason, error=str(error))
-                self._failing.add(key)
-                await self._clock.sleep(FAILURE_PAUSE_SECONDS)
+                failed = error
+            else:
+                self._failing.pop(key, None)
+                self._wake()
                 return
-            self._failing.discard(key)
+        failures = self._failing[key] = self._failing.get(key, 0) + 1
+        if failures == 1:
+            log.warning("action failed", action=repr(key), reason=failed.reason, error=str(failed))
         self._wake()
+        await self._clock.sleep(min(FAILURE_PAUSE_SECONDS * 2.0 ** (failures - 1), LONGEST_PAUSE_SECONDS))
 
     async def _create(self, spec: PodSpec) -> None:
         claim = Claim(spec.name, spec.node or "", spec.gpus)
@@ -172,8 +207,24 @@ class Executor:
         try:
             with suppress(AlreadyExists):
                 await self._cluster.create_pod(spec)
+            self._refusals.pop(spec.name, None)
+        except (Unavailable, DeadlineExceeded):
+            raise
+        except LonghaulError as error:
+            self._refusals[spec.name] = _refusal(error)
+            raise
         finally:
             self._creations[spec.name] = (claim, self._clock.monotonic())
+
+    async def _force(self, pod: Pod, death: Death) -> None:
+        with suppress(NotFound, Aborted):
+            await self._cluster.delete_pod(pod.namespace, pod.name, pod.uid, force=True)
+            log.warning("pod removed by force", pod=pod.name, node=pod.node, why=death.value)
+
+    async def _sweep(self, live_runs: frozenset[str]) -> None:
+        for owner in await self._cluster.list_owners(managed(self._environment.installation)):
+            if owner.labels.get(LABEL_OWNER_UID) not in live_runs:
+                await self._cluster.delete_owner(owner.namespace, owner.name)
 
     async def _delete(self, namespace: str, action: DeletePod) -> None:
         self._hub.dismiss(action.pod, "the pod is no longer needed")
@@ -195,6 +246,11 @@ class Executor:
             return
         changed = replace(control, registered_epoch=action.epoch, resume=resume)
         await self._runs.commit(present, changed, (_registered(action.epoch, resume),), term.number)
+
+
+def _refusal(error: LonghaulError) -> Refusal:
+    # A malformed pod stays malformed; quota, rights, namespaces and policies can change while the run waits.
+    return Refusal(error.reason, error.message, error.action, lasting=isinstance(error, InvalidArgument))
 
 
 def _registered(epoch: int, resume: ResumePoint | None) -> RunEvent:

@@ -127,6 +127,11 @@ class AgentHub:
             problems=known.problems,
         )
 
+    def silence(self, pod: str) -> float | None:
+        """Seconds since a pod's agent was heard; None for one that this leader does not know."""
+        known = self._known.get(pod)
+        return None if known is None else max(0.0, self._attention.seconds() - known.heard_at)
+
     def send(self, pod: str, command: Command) -> None:
         """Queues a command for a pod's stream, unless the same went down it just now; dropped without a stream."""
         known = self._known.get(pod)

@@ -23,6 +23,11 @@ class PodIdentity:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
+    @property
+    def installation(self) -> str:
+        """Name of this database's installation: the same for every replica, another one for any other database."""
+        return hashlib.sha256(b"installation/" + self._key).hexdigest()[:16]
+
     def issue(self, run_uid: str, slot: int, incarnation: int) -> str:
         """The token of a pod."""
         message = f"{run_uid}/{slot}/{incarnation}".encode()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from longhaul_core.cluster import PodSpec, Toleration
+from longhaul_core.cluster import Gang, PodOwner, PodSpec, Toleration
+from longhaul_core.recipe import PodConfig
 
+from longhaul_training.adapters.pod_environment import PodEnvironment
 from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.domain.actions import CreatePod
 from longhaul_training.domain.states import Run
 from longhaul_training.domain.tasks import CreateTaskPod, Task
 
 LABEL_MANAGER = "longhaul.dev/managed-by"
+LABEL_INSTALLATION = "longhaul.dev/installation"
 LABEL_KIND = "longhaul.dev/kind"
 LABEL_PROJECT = "longhaul.dev/project"
 LABEL_OWNER = "longhaul.dev/owner"
@@ -27,40 +27,47 @@ MANAGER = "training"
 KIND_RUN = "run"
 KIND_TASK = "task"
 
-MANAGED = {LABEL_MANAGER: MANAGER}
+GIB = 1024**3
+# Of a pod's grace, what the agent keeps for its last words after the workers' checkpoint.
+FAREWELL_SECONDS = 5.0
 
 _TASK_PROGRAMS = {"SCORE": "score", "EXPORT": "export", "BURN_IN": "burnin"}
 
 
-@dataclass(frozen=True, slots=True)
-class PodEnvironment:
-    """What is the same for every pod of this installation."""
+def managed(installation: str) -> dict[str, str]:
+    """Labels of all pods of this installation; another one in the same cluster has others."""
+    return {LABEL_MANAGER: MANAGER, LABEL_INSTALLATION: installation}
 
-    controller_addresses: str
-    object_store_url: str
-    checkpoint_address: str
-    scratch_dir: Path
-    image: str = ""
-    log_level: str = "info"
-    metrics_address: str = ""
-    metrics_targets_dir: Path | None = None
+
+def owner_name(run: Run) -> str:
+    """Name of what owns a run's pods in the cluster."""
+    return f"longhaul-{run.uid}"
 
 
 def run_pod(
-    run: Run, action: CreatePod, namespace: str, image: str, identity: PodIdentity, environment: PodEnvironment
+    run: Run,
+    action: CreatePod,
+    namespace: str,
+    image: str,
+    config: PodConfig,
+    identity: PodIdentity,
+    environment: PodEnvironment,
 ) -> PodSpec:
     """The pod of a slot's incarnation."""
+    grace = config.grace_seconds or environment.grace_seconds
     env = {
+        **config.env,
         **_common(run.project, action.pod, action.node, run.spec.gpus_per_pod, environment),
         "LONGHAUL_RUN": run.id,
         "LONGHAUL_SLOT": str(action.slot),
         "LONGHAUL_INCARNATION": str(action.incarnation),
         "LONGHAUL_AGENT_TOKEN": identity.issue(run.uid, action.slot, action.incarnation),
         "LONGHAUL_CONTROLLER_ADDRESSES": environment.controller_addresses,
+        "LONGHAUL_GRACE_SECONDS": f"{max(grace - FAREWELL_SECONDS, grace / 2):g}",
         **_metrics(environment),
     }
     labels = {
-        **_labels(KIND_RUN, run.project, run.id, run.uid),
+        **_labels(KIND_RUN, run.project, run.id, run.uid, environment),
         LABEL_SLOT: str(action.slot),
         LABEL_INCARNATION: str(action.incarnation),
     }
@@ -71,9 +78,21 @@ def run_pod(
         annotations=_scraped(environment),
         node=action.node,
         gpus=run.spec.gpus_per_pod,
-        command=(_interpreter(image or environment.image), "-m", "longhaul_trainer.agent"),
+        command=(environment.python, "-m", "longhaul_trainer.agent"),
         env=env,
         image=image or environment.image,
+        tolerations=(*environment.tolerations, *(Toleration(item.key, item.value) for item in config.tolerations)),
+        node_selector=config.node_selector,
+        grace_seconds=grace,
+        priority_class=config.priority_class,
+        resources=config.resources,
+        shared_memory_bytes=int(config.shared_memory_gib * GIB) or None,
+        pull_secrets=tuple(config.pull_secrets),
+        secret_env=(*environment.secrets, *config.secrets),
+        overlay=config.overlay,
+        owner=_owner(run, namespace, environment),
+        gang=Gang(f"run-{run.uid[:12]}-{run.control.admissions}", run.spec.pods),
+        **_container(environment),
     )
 
 
@@ -88,19 +107,29 @@ def task_pod(task: Task, action: CreateTaskPod, namespace: str, environment: Pod
     return PodSpec(
         name=action.pod,
         namespace=namespace,
-        labels=_labels(KIND_TASK, task.project, task.id, task.uid),
+        labels=_labels(KIND_TASK, task.project, task.id, task.uid, environment),
         node=action.node,
         gpus=task.spec.gpus,
-        command=(_interpreter(environment.image), "-m", "longhaul_trainer.tasks", _TASK_PROGRAMS[task.spec.kind]),
+        command=(environment.python, "-m", "longhaul_trainer.tasks", _TASK_PROGRAMS[task.spec.kind]),
         env=env,
-        tolerations=(Toleration(),) if task.spec.node else (),
+        tolerations=(Toleration(),) if task.spec.node else environment.tolerations,
         image=environment.image,
+        grace_seconds=environment.grace_seconds,
+        secret_env=environment.secrets,
+        **_container(environment),
     )
 
 
-def _interpreter(image: str) -> str:
-    """An image has a Python of its own; a pod without one is a process beside this service."""
-    return "python" if image else sys.executable
+def _container(environment: PodEnvironment) -> dict[str, Any]:
+    """What a container needs and a process beside this service has already."""
+    if not environment.in_containers:
+        return {}
+    return {"scratch_dir": str(environment.scratch_dir), "field_env": {"LONGHAUL_POD_IP": "status.podIP"}}
+
+
+def _owner(run: Run, namespace: str, environment: PodEnvironment) -> PodOwner:
+    labels = _labels(KIND_RUN, run.project, run.id, run.uid, environment)
+    return PodOwner(owner_name(run), namespace, labels, {"run": run.name, "uid": run.uid})
 
 
 def _common(project: str, pod: str, node: str, gpus: int, environment: PodEnvironment) -> dict[str, str]:
@@ -133,9 +162,9 @@ def _scraped(environment: PodEnvironment) -> dict[str, str]:
     return {"prometheus.io/scrape": "true", "prometheus.io/port": port} if port not in ("", "0") else {}
 
 
-def _labels(kind: str, project: str, owner: str, uid: str) -> dict[str, str]:
+def _labels(kind: str, project: str, owner: str, uid: str, environment: PodEnvironment) -> dict[str, str]:
     return {
-        **MANAGED,
+        **managed(environment.installation),
         LABEL_KIND: kind,
         LABEL_PROJECT: project,
         LABEL_OWNER: owner,

@@ -44,6 +44,7 @@ HANG = Cause("HANG", Kind.INFRASTRUCTURE)
 START_TIMEOUT = Cause("START_TIMEOUT", Kind.INFRASTRUCTURE)
 POD_FAILED = Cause("POD_FAILED", Kind.INFRASTRUCTURE)
 POD_GONE = Cause("POD_GONE", Kind.INFRASTRUCTURE)
+POD_NOT_STARTED = Cause("POD_NOT_STARTED", Kind.INFRASTRUCTURE)
 POD_EVICTED = Cause("POD_EVICTED", Kind.DISRUPTION)
 AGENT_SILENT = Cause("AGENT_SILENT", Kind.INFRASTRUCTURE)
 NODE_LOST = Cause("NODE_LOST", Kind.INFRASTRUCTURE)
@@ -80,12 +81,15 @@ def worker_cause(exit_code: int) -> Cause:
     return _EXIT_CODES.get(exit_code, WORKER_CRASHED)
 
 
-def pod_cause(reason: str, exit_code: int | None) -> Cause:
-    """The cause of a pod's failure, from the cluster's reason and the exit code of the agent."""
+def pod_cause(reason: str, exit_code: int | None, *, disrupted: bool = False) -> Cause:
+    """The cause of a pod's failure, from the cluster's reason and the exit code of the agent.
+
+    `disrupted`: somebody took the pod's place away, whatever its processes made of that.
+    """
+    if disrupted or reason in _DISRUPTION_REASONS:
+        return POD_EVICTED
     if reason in _OOM_REASONS:
         return OUT_OF_MEMORY
-    if reason in _DISRUPTION_REASONS:
-        return POD_EVICTED
     if reason == "NodeLost":
         return NODE_LOST
     if exit_code in (64, 80):

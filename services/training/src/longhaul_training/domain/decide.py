@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from longhaul_training.domain import faults as fault_rules
 from longhaul_training.domain.actions import Act, Action, Change, Decision, DeletePod, RunEvent, StopAfterCheckpoint
+from longhaul_training.domain.gang import assemble
 from longhaul_training.domain.observations import InputStatus, PodPhase, World
 from longhaul_training.domain.placement import place
 from longhaul_training.domain.regroup import regroup
+from longhaul_training.domain.shortage import shortage
 from longhaul_training.domain.states import (
     GROUPING_STATES,
     FailureRecord,
@@ -130,19 +132,20 @@ def _wait_for_inputs(run: Run, world: World) -> Decision:
 
 
 def _admit(run: Run, world: World) -> Decision:
-    spec = run.spec
+    spec, control = run.spec, run.control
+    if world.now < control.backoff_until:
+        return Act()
     problem = world.queue_problem
-    nodes = None if problem else place(world.capacity, spec.pods, spec.gpus_per_pod, pool=spec.pool)
+    nodes = None
+    if not problem:
+        nodes = place(world.capacity, spec.pods, spec.gpus_per_pod, pool=spec.pool, avoid=control.avoided_nodes)
     if nodes is None:
-        problem = problem or (
-            f"needs {spec.pods} node(s) with {spec.gpus_per_pod} free GPU(s) each; "
-            f"{world.capacity.total_free} GPU(s) are free"
-        )
-        reason = Reason("NO_CAPACITY", problem)
+        reason = Reason("NO_CAPACITY", problem) if problem else shortage(spec, world.capacity)
         return Act() if run.control.reason == reason else amend(run, reason=reason)
     slots = run.control.slots or tuple(Slot(index) for index in range(spec.pods))
     placed = tuple(replace(slot, node=node) for slot, node in zip(slots, nodes, strict=True))
-    return move(run, world, RunState.ADMITTED, Reason("ADMITTED", f"placed on {', '.join(nodes)}"), slots=placed)
+    reason = Reason("ADMITTED", f"placed on {', '.join(nodes)}")
+    return move(run, world, RunState.ADMITTED, reason, slots=placed, admissions=control.admissions + 1)
 
 
 def _grouping(run: Run, world: World) -> Decision:
@@ -151,7 +154,9 @@ def _grouping(run: Run, world: World) -> Decision:
     faults = fault_rules.find_faults(run, world)
     if fault_rules.unsettled(faults, world):
         return Act()
-    return recover(run, world, faults) if faults else regroup(run, world)
+    if faults:
+        return recover(run, world, faults)
+    return assemble(run, world) or regroup(run, world)
 
 
 def _stepping(run: Run, world: World) -> Decision:

@@ -20,6 +20,7 @@ from longhaul_training.domain.observations import (
     WorkerPhase,
     World,
 )
+from longhaul_training.domain.start_problems import start_problem
 from longhaul_training.domain.states import STEPPING_STATES, RecoveryAction, Run, RunState, Slot
 
 
@@ -83,7 +84,7 @@ def _slot_fault(run: Run, slot: Slot, world: World) -> Fault | None:
         return _ended_pod(run, slot, pod, node, world)
     if pod.deleting:
         return _fault(causes.POD_EVICTED, f"pod {name} is being deleted", RecoveryAction.POD, slot, world.now)
-    return _unreachable(slot, pod, node, agent, world)
+    return _unreachable(run, slot, pod, node, agent, world)
 
 
 def _unplaceable(run: Run, slot: Slot, node: NodeView | None, world: World) -> Fault | None:
@@ -98,7 +99,7 @@ def _unplaceable(run: Run, slot: Slot, node: NodeView | None, world: World) -> F
 def _ended_pod(run: Run, slot: Slot, pod: PodView, node: NodeView | None, world: World) -> Fault | None:
     if pod.phase is PodPhase.SUCCEEDED and run.control.epoch == world.training.finished_epoch > 0:
         return None
-    cause = causes.pod_cause(pod.reason, pod.exit_code)
+    cause = causes.pod_cause(pod.reason, pod.exit_code, disrupted=pod.disrupted)
     node_usable = node is not None and node.ready and node.drain is None
     action = RecoveryAction.POD if node_usable else RecoveryAction.NODE
     if cause is causes.POD_FAILED and not node_usable:
@@ -109,19 +110,35 @@ def _ended_pod(run: Run, slot: Slot, pod: PodView, node: NodeView | None, world:
 
 
 def _unreachable(
-    slot: Slot, pod: PodView, node: NodeView | None, agent: AgentView | None, world: World
+    run: Run, slot: Slot, pod: PodView, node: NodeView | None, agent: AgentView | None, world: World
 ) -> Fault | None:
     limits = world.limits
+    if world.blind:
+        return None
     silence = agent.silent_seconds if agent is not None else 0.0
     away = node is None or not node.ready or pod.phase is PodPhase.UNKNOWN
     closed = agent is not None and not agent.connected and agent.closed_seconds >= limits.closed_stream
     if away and (closed or silence >= limits.lost_silence):
         text = f"node {slot.node} does not answer and the stream of pod {pod.name} is closed"
         return _fault(causes.NODE_LOST, text, RecoveryAction.NODE, slot, world.now - silence)
+    if pod.phase is PodPhase.PENDING:
+        return _not_starting(run, slot, pod, silence, world)
+    if not slot.joined and pod.started_at is not None:
+        # Before it starts a pod may wait for its image for as long as the gang does.
+        silence = max(0.0, min(silence, world.now - pod.started_at))
     if silence >= (limits.lost_silence if slot.joined else limits.join):
         text = f"pod {pod.name} has been silent for {silence:.0f} s"
         return _fault(causes.AGENT_SILENT, text, RecoveryAction.POD, slot, world.now - silence)
     return None
+
+
+def _not_starting(run: Run, slot: Slot, pod: PodView, waited: float, world: World) -> Fault | None:
+    """A replacement that is stuck where it is goes elsewhere; a first gang is the business of `gang`."""
+    problem = start_problem(pod)
+    if problem is None or run.control.state is not RunState.RECOVERING or waited < world.limits.join:
+        return None
+    text = f"pod {pod.name} on {slot.node} does not start: {pod.message or pod.reason}"
+    return _fault(causes.POD_NOT_STARTED, text, RecoveryAction.NODE, slot, world.now - waited)
 
 
 def _worker_faults(run: Run, world: World) -> Iterator[Fault]:

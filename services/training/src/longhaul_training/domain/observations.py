@@ -33,6 +33,8 @@ class PodView:
     exit_code: int | None = None
     deleting: bool = False
     finished_at: float | None = None
+    disrupted: bool = False
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,4 +166,5 @@ class World:
     capacity: Capacity = field(default_factory=Capacity)
     queue_problem: str = ""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    blind: bool = False
     limits: Limits = Limits()

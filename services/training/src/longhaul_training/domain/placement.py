@@ -68,7 +68,6 @@ class Capacity:
         """Capacity of which the spare demands of the run `others_than` are its own to use."""
         return replace(self, spares=tuple(s for s in self.spares if s.owner != others_than))
 
-
     def in_group_of(self, nodes: Iterable[str]) -> Capacity:
         """Capacity in the groups that `nodes` are in already; with no such node, or no groups, all of it."""
         if self.groups is None:

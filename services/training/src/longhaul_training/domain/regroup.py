@@ -58,7 +58,7 @@ def _place_missing(run: Run, world: World) -> Decision:
     control = run.control
     missing = [slot for slot in control.slots if not slot.node]
     nodes = place(
-        world.capacity.keeping_spares_of(run.name),
+        world.capacity.keeping_spares_of(run.name).in_group_of(slot.node for slot in control.slots if slot.node),
         len(missing),
         run.spec.gpus_per_pod,
         pool=run.spec.pool,

@@ -10,14 +10,16 @@ from typing import Any
 from longhaul_training.domain import causes
 from longhaul_training.domain.actions import DeletePod, RunEvent
 from longhaul_training.domain.causes import Kind
-from longhaul_training.domain.observations import NodeView, PodPhase, PodView
+from longhaul_training.domain.observations import NodeView, PodPhase, PodView, Refusal
 from longhaul_training.domain.placement import Capacity, place
+from longhaul_training.domain.start_problems import start_problem
 from longhaul_training.domain.states import Reason
 
 GRACE_SECONDS = 5.0
 # A task that lost its pod to the infrastructure is tried again this often beyond its own retries.
 INFRASTRUCTURE_RETRIES = 10
 NODE_PATIENCE_SECONDS = 15.0
+START_SECONDS = 300.0
 
 
 class TaskState(StrEnum):
@@ -105,6 +107,7 @@ class TaskWorld:
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
     capacity: Capacity = field(default_factory=Capacity)
     free: Mapping[str, int] = field(default_factory=dict)
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,8 @@ def _run(task: Task, world: TaskWorld) -> TaskChange | TaskAct:
     if pod is None:
         if control.pod_uid:
             return _lost(task, world, "its pod was deleted by someone else")
+        if (refusal := world.refusals.get(task.pod_name)) is not None:
+            return _refused(task, world, refusal)
         return TaskAct((CreateTaskPod(task.pod_name, control.attempt, control.node),))
     if not control.pod_uid:
         return TaskChange(replace(control, pod_uid=pod.uid))
@@ -214,7 +219,30 @@ def _run(task: Task, world: TaskWorld) -> TaskChange | TaskAct:
     if task.spec.timeout_seconds and world.now - control.placed_at > task.spec.timeout_seconds:
         reason = Reason("TIMEOUT", f"not done after {task.spec.timeout_seconds:.0f} s", "give it a longer timeout")
         return _move(task, TaskState.FAILED, reason, ended_at=world.now)
-    return _check_node(task, world)
+    return _stuck(task, world, pod) or _check_node(task, world)
+
+
+def _refused(task: Task, world: TaskWorld, refusal: Refusal) -> TaskChange | TaskAct:
+    """The cluster will not have the pod: shown while it is asked again, the end where asking is in vain."""
+    control = task.control
+    reason = Reason(refusal.code, refusal.message, refusal.action)
+    if refusal.lasting:
+        return _move(task, TaskState.FAILED, reason, ended_at=world.now)
+    if control.reason != reason:
+        return TaskChange(replace(control, reason=reason))
+    return TaskAct((CreateTaskPod(task.pod_name, control.attempt, control.node),))
+
+
+def _stuck(task: Task, world: TaskWorld, pod: PodView) -> TaskChange | None:
+    """A pod that has not started for too long is given up with its GPUs; until then its trouble is shown."""
+    problem = start_problem(pod)
+    if problem is None:
+        return None
+    code, action = problem
+    reason = Reason(code, f"pod {pod.name} on {task.control.node}: {pod.message or pod.reason}", action)
+    if world.now - task.control.placed_at >= START_SECONDS:
+        return _move(task, TaskState.FAILED, reason, ended_at=world.now)
+    return TaskChange(replace(task.control, reason=reason)) if task.control.reason != reason else None
 
 
 def _check_node(task: Task, world: TaskWorld) -> TaskChange | TaskAct:
@@ -233,7 +261,7 @@ def _check_node(task: Task, world: TaskWorld) -> TaskChange | TaskAct:
 
 def _failed(task: Task, world: TaskWorld, pod: PodView) -> TaskChange | TaskAct:
     control = task.control
-    cause = causes.pod_cause(pod.reason, pod.exit_code)
+    cause = causes.pod_cause(pod.reason, pod.exit_code, disrupted=pod.disrupted)
     if pod.exit_code is not None and pod.exit_code >= 0 and cause is causes.POD_FAILED:
         cause = causes.worker_cause(pod.exit_code)
     text = f"{pod.reason or 'failed'}, exit code {pod.exit_code} {pod.message}".strip()

@@ -109,6 +109,7 @@ def begin_stepping(run: Run, world: World) -> Change:
         incidents=incidents,
         started_at=control.started_at or world.now,
         avoided_nodes=(),
+        requeues=0,
     )
 
 

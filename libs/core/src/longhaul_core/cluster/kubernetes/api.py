@@ -96,6 +96,17 @@ class Api:
         call = pods.call("create", manifest["metadata"]["name"])
         return await self.transport.ask(Request(call, "POST", pods.path, body=manifest, repeatable=False))
 
+    async def create(self, collection: Collection, raw: Raw) -> Raw:
+        """Store an object of any other kind."""
+        call = collection.call("create", raw["metadata"]["name"])
+        return await self.transport.ask(Request(call, "POST", collection.path, body=raw, repeatable=False))
+
+    async def delete(self, collection: Collection, name: str) -> None:
+        """Delete an object of any other kind; what it owns is deleted after it."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        call = collection.call("delete", name)
+        await self.transport.ask(Request(call, "DELETE", collection.object_path(name), body=options))
+
     async def delete_pod(self, namespace: str, name: str, uid: str | None, grace_seconds: int | None) -> Raw:
         """Delete a pod, only that of `uid` if given; None leaves the grace to the pod."""
         pods = Collection(Resource.PODS, namespace)

@@ -1,10 +1,8 @@
 """Gangs in the words of the schedulers that know them. Pure.
 
-| scheduler | pods carry | object made before the first pod |
-|---|---|---|
-| Kueue | queue and pod group as labels, the group's size as annotation | none |
-| coscheduling plugin | label `scheduling.x-k8s.io/pod-group` | PodGroup `scheduling.x-k8s.io/v1alpha1` |
-| Volcano | annotation `scheduling.k8s.io/group-name`, `schedulerName: volcano` | PodGroup `scheduling.volcano.sh/v1beta1` |
+Kueue: queue and pod group are labels of the pods, the group's size is an annotation; no object is made. The
+coscheduling plugin: a label, and a PodGroup of `scheduling.x-k8s.io/v1alpha1` that is made before the first pod.
+Volcano: an annotation, `schedulerName: volcano`, and a PodGroup of `scheduling.volcano.sh/v1beta1`.
 """
 
 from __future__ import annotations
@@ -32,9 +30,7 @@ def gang_marks(spec: PodSpec, options: KubernetesOptions) -> Raw:
         labels = {KUEUE_QUEUE: options.queue}
         if gang is None:
             return {"metadata": {"labels": labels}}
-        return {
-            "metadata": {"labels": {**labels, KUEUE_GROUP: gang.name}, "annotations": {KUEUE_SIZE: str(gang.size)}}
-        }
+        return {"metadata": {"labels": {**labels, KUEUE_GROUP: gang.name}, "annotations": {KUEUE_SIZE: str(gang.size)}}}
     if options.gang is GangScheduling.VOLCANO:
         marks: Raw = {"spec": {"schedulerName": "volcano"}}
         return marks | ({"metadata": {"annotations": {VOLCANO_GROUP: gang.name}}} if gang is not None else {})
@@ -43,7 +39,9 @@ def gang_marks(spec: PodSpec, options: KubernetesOptions) -> Raw:
     return {}
 
 
-def pod_group(gang: Gang, namespace: str, options: KubernetesOptions, owner: Raw | None) -> tuple[Collection, Raw] | None:
+def pod_group(
+    gang: Gang, namespace: str, options: KubernetesOptions, owner: Raw | None
+) -> tuple[Collection, Raw] | None:
     """Where the gang's PodGroup belongs and what it is; None where the scheduler wants none."""
     version = _GROUP_VERSIONS.get(options.gang)
     if version is None:

@@ -8,7 +8,7 @@ PACKAGES := libs/protos libs/core libs/client services/ingest services/corpus se
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check test-cluster up down clean
+.PHONY: help setup demo test lint type docs proto proto-check bench-gpuhealth test-cluster up down clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ up: $(STAMP) ## start the services on this machine
 
 down: ## stop them
 	@$(BIN)/longhaul down
+
+bench-gpuhealth: $(STAMP) ## GPU health: reading pages, 1,000 nodes on one core, verdicts, a burst of cordons
+	@$(BIN)/python bench/gpuhealth.py
 
 test-cluster: $(STAMP) ## tests against the Kubernetes API of KUBECONFIG or KUBEBUILDER_ASSETS
 	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then \

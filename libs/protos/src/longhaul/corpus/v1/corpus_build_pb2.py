@@ -24,70 +24,87 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%longhaul/corpus/v1/corpus_build.proto\x12\x12longhaul.corpus.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!longhaul/common/v1/resource.proto\"\xb5\x01\n\rDeduplication\x12\x12\n\x05\x65xact\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x14\n\x07minhash\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\r\n\x05ngram\x18\x03 \x01(\x05\x12\r\n\x05\x62\x61nds\x18\x04 \x01(\x05\x12\x0c\n\x04rows\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12*\n\x04keep\x18\x07 \x01(\x0e\x32\x1c.longhaul.corpus.v1.KeepRuleB\x08\n\x06_exactB\n\n\x08_minhash\"D\n\x07Holdout\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x19\n\x11maximum_documents\x18\x02 \x01(\x05\x12\x0c\n\x04seed\x18\x03 \x01(\x03\"Y\n\x0f\x44\x65\x63ontamination\x12\r\n\x05ngram\x18\x01 \x01(\x05\x12\x37\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\'.longhaul.corpus.v1.ContaminationAction\"q\n\x0f\x45valuationTasks\x12\x1f\n\x17\x62its_per_byte_documents\x18\x01 \x01(\x05\x12\x17\n\x0f\x63loze_questions\x18\x02 \x01(\x05\x12\x15\n\rcloze_choices\x18\x03 \x01(\x05\x12\r\n\x05\x66iles\x18\x04 \x03(\t\"]\n\x0fTokenizerSource\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x37\n\x08training\x18\x02 \x01(\x0b\x32%.longhaul.corpus.v1.TokenizerTraining\"~\n\x11TokenizerTraining\x12\x17\n\x0fvocabulary_size\x18\x01 \x01(\x05\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x0e\n\x06\x64igits\x18\x03 \x01(\t\x12\x16\n\x0especial_tokens\x18\x04 \x03(\t\x12\x15\n\rmaximum_bytes\x18\x05 \x01(\x03\"/\n\rMixtureWeight\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xb9\x03\n\x0f\x43orpusBuildSpec\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\x12\x38\n\rdeduplication\x18\x02 \x01(\x0b\x32!.longhaul.corpus.v1.Deduplication\x12,\n\x07holdout\x18\x03 \x01(\x0b\x32\x1b.longhaul.corpus.v1.Holdout\x12<\n\x0f\x64\x65\x63ontamination\x18\x04 \x01(\x0b\x32#.longhaul.corpus.v1.Decontamination\x12=\n\x10\x65valuation_tasks\x18\x05 \x01(\x0b\x32#.longhaul.corpus.v1.EvaluationTasks\x12\x36\n\ttokenizer\x18\x06 \x01(\x0b\x32#.longhaul.corpus.v1.TokenizerSource\x12\x32\n\x07mixture\x18\x07 \x03(\x0b\x32!.longhaul.corpus.v1.MixtureWeight\x12\x17\n\x0fsequence_length\x18\x08 \x01(\x05\x12\x14\n\x0cshuffle_seed\x18\t \x01(\x03\x12\x14\n\x0cshard_tokens\x18\n \x01(\x03\"\xa8\x01\n\nBuildPhase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.longhaul.common.v1.Progress\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xba\x04\n\x11\x43orpusBuildStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1c.longhaul.common.v1.Progress\x12.\n\x06phases\x18\x04 \x03(\x0b\x32\x1e.longhaul.corpus.v1.BuildPhase\x12\x14\n\x0c\x64ocuments_in\x18\x05 \x01(\x03\x12\x17\n\x0f\x64ocuments_train\x18\x06 \x01(\x03\x12\x17\n\x0f\x64ocuments_valid\x18\x07 \x01(\x03\x12\x1b\n\x13\x64ocuments_duplicate\x18\x08 \x01(\x03\x12\x1e\n\x16\x64ocuments_contaminated\x18\t \x01(\x03\x12\x14\n\x0ctokens_train\x18\n \x01(\x03\x12\x14\n\x0ctokens_valid\x18\x0b \x01(\x03\x12\x11\n\ttoken_set\x18\x0c \x01(\t\x12\x11\n\ttokenizer\x18\r \x01(\t\x12\x32\n\x06inputs\x18\x0e \x03(\x0b\x32\".longhaul.common.v1.InputReference\x12.\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x01\n\x0b\x43orpusBuild\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32#.longhaul.corpus.v1.CorpusBuildSpec\x12\x35\n\x06status\x18\x03 \x01(\x0b\x32%.longhaul.corpus.v1.CorpusBuildStatus\"\x8a\x01\n\x18\x43reateCorpusBuildRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0f\x63orpus_build_id\x18\x02 \x01(\t\x12\x31\n\x04spec\x18\x03 \x01(\x0b\x32#.longhaul.corpus.v1.CorpusBuildSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"%\n\x15GetCorpusBuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17ListCorpusBuildsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"}\n\x18ListCorpusBuildsResponse\x12\x36\n\rcorpus_builds\x18\x01 \x03(\x0b\x32\x1f.longhaul.corpus.v1.CorpusBuild\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"P\n\x18WatchCorpusBuildsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x92\x01\n\x19WatchCorpusBuildsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x35\n\x0c\x63orpus_build\x18\x02 \x01(\x0b\x32\x1f.longhaul.corpus.v1.CorpusBuild\x12\x10\n\x08revision\x18\x03 \x01(\x03\"<\n\x18\x43\x61ncelCorpusBuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x7f\n\rDuplicatePair\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x18\n\x10kept_document_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\nsimilarity\x18\x04 \x01(\x01\x12\x0b\n\x03url\x18\x05 \x01(\t\x12\x10\n\x08kept_url\x18\x06 \x01(\t\"L\n\x15ListDuplicatesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x16ListDuplicatesResponse\x12\x35\n\nduplicates\x18\x01 \x03(\x0b\x32!.longhaul.corpus.v1.DuplicatePair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetCorpusReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x0c\x43orpusReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"W\n\x1cListCorpusBuildEventsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"a\n\x1dListCorpusBuildEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.longhaul.common.v1.Event\x12\x15\n\rlast_revision\x18\x02 \x01(\x03*Q\n\x08KeepRule\x12\x19\n\x15KEEP_RULE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEEP_RULE_LONGEST\x10\x01\x12\x13\n\x0fKEEP_RULE_FIRST\x10\x02*x\n\x13\x43ontaminationAction\x12$\n CONTAMINATION_ACTION_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONTAMINATION_ACTION_DROP\x10\x01\x12\x1c\n\x18\x43ONTAMINATION_ACTION_CUT\x10\x02\x32\xe5\x06\n\x12\x43orpusBuildService\x12\x62\n\x11\x43reateCorpusBuild\x12,.longhaul.corpus.v1.CreateCorpusBuildRequest\x1a\x1f.longhaul.corpus.v1.CorpusBuild\x12\\\n\x0eGetCorpusBuild\x12).longhaul.corpus.v1.GetCorpusBuildRequest\x1a\x1f.longhaul.corpus.v1.CorpusBuild\x12m\n\x10ListCorpusBuilds\x12+.longhaul.corpus.v1.ListCorpusBuildsRequest\x1a,.longhaul.corpus.v1.ListCorpusBuildsResponse\x12r\n\x11WatchCorpusBuilds\x12,.longhaul.corpus.v1.WatchCorpusBuildsRequest\x1a-.longhaul.corpus.v1.WatchCorpusBuildsResponse0\x01\x12\x62\n\x11\x43\x61ncelCorpusBuild\x12,.longhaul.corpus.v1.CancelCorpusBuildRequest\x1a\x1f.longhaul.corpus.v1.CorpusBuild\x12g\n\x0eListDuplicates\x12).longhaul.corpus.v1.ListDuplicatesRequest\x1a*.longhaul.corpus.v1.ListDuplicatesResponse\x12_\n\x0fGetCorpusReport\x12*.longhaul.corpus.v1.GetCorpusReportRequest\x1a .longhaul.corpus.v1.CorpusReport\x12|\n\x15ListCorpusBuildEvents\x12\x30.longhaul.corpus.v1.ListCorpusBuildEventsRequest\x1a\x31.longhaul.corpus.v1.ListCorpusBuildEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%longhaul/corpus/v1/corpus_build.proto\x12\x12longhaul.corpus.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\"\xb5\x01\n\rDeduplication\x12\x12\n\x05\x65xact\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x14\n\x07minhash\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\r\n\x05ngram\x18\x03 \x01(\x05\x12\r\n\x05\x62\x61nds\x18\x04 \x01(\x05\x12\x0c\n\x04rows\x18\x05 \x01(\x05\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12*\n\x04keep\x18\x07 \x01(\x0e\x32\x1c.longhaul.corpus.v1.KeepRuleB\x08\n\x06_exactB\n\n\x08_minhash\"D\n\x07Holdout\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x19\n\x11maximum_documents\x18\x02 \x01(\x05\x12\x0c\n\x04seed\x18\x03 \x01(\x03\"Y\n\x0f\x44\x65\x63ontamination\x12\r\n\x05ngram\x18\x01 \x01(\x05\x12\x37\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\'.longhaul.corpus.v1.ContaminationAction\"q\n\x0f\x45valuationTasks\x12\x1f\n\x17\x62its_per_byte_documents\x18\x01 \x01(\x05\x12\x17\n\x0f\x63loze_questions\x18\x02 \x01(\x05\x12\x15\n\rcloze_choices\x18\x03 \x01(\x05\x12\r\n\x05\x66iles\x18\x04 \x03(\t\"]\n\x0fTokenizerSource\x12\x11\n\ttokenizer\x18\x01 \x01(\t\x12\x37\n\x08training\x18\x02 \x01(\x0b\x32%.longhaul.corpus.v1.TokenizerTraining\"~\n\x11TokenizerTraining\x12\x17\n\x0fvocabulary_size\x18\x01 \x01(\x05\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12\x0e\n\x06\x64igits\x18\x03 \x01(\t\x12\x16\n\x0especial_tokens\x18\x04 \x03(\t\x12\x15\n\rmaximum_bytes\x18\x05 \x01(\x03\"/\n\rMixtureWeight\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\"\xb9\x03\n\x0f\x43orpusBuildSpec\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\x12\x38\n\rdeduplication\x18\x02 \x01(\x0b\x32!.longhaul.corpus.v1.Deduplication\x12,\n\x07holdout\x18\x03 \x01(\x0b\x32\x1b.longhaul.corpus.v1.Holdout\x12<\n\x0f\x64\x65\x63ontamination\x18\x04 \x01(\x0b\x32#.longhaul.corpus.v1.Decontamination\x12=\n\x10\x65valuation_tasks\x18\x05 \x01(\x0b\x32#.longhaul.corpus.v1.EvaluationTasks\x12\x36\n\ttokenizer\x18\x06 \x01(\x0b\x32#.longhaul.corpus.v1.TokenizerSource\x12\x32\n\x07mixture\x18\x07 \x03(\x0b\x32!.longhaul.corpus.v1.MixtureWeight\x12\x17\n\x0fsequence_length\x18\x08 \x01(\x05\x12\x14\n\x0cshuffle_seed\x18\t \x01(\x03\x12\x14\n\x0cshard_tokens\x18\n \x01(\x03\"\xa8\x01\n\nBuildPhase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1c.longhaul.common.v1.Progress\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xba\x04\n\x11\x43orpusBuildStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1c.longhaul.common.v1.Progress\x12.\n\x06phases\x18\x04 \x03(\x0b\x32\x1e.longhaul.corpus.v1.BuildPhase\x12\x14\n\x0c\x64ocuments_in\x18\x05 \x01(\x03\x12\x17\n\x0f\x64ocuments_train\x18\x06 \x01(\x03\x12\x17\n\x0f\x64ocuments_valid\x18\x07 \x01(\x03\x12\x1b\n\x13\x64ocuments_duplicate\x18\x08 \x01(\x03\x12\x1e\n\x16\x64ocuments_contaminated\x18\t \x01(\x03\x12\x14\n\x0ctokens_train\x18\n \x01(\x03\x12\x14\n\x0ctokens_valid\x18\x0b \x01(\x03\x12\x11\n\ttoken_set\x18\x0c \x01(\t\x12\x11\n\ttokenizer\x18\r \x01(\t\x12\x32\n\x06inputs\x18\x0e \x03(\x0b\x32\".longhaul.common.v1.InputReference\x12.\n\nstart_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x01\n\x0b\x43orpusBuild\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32#.longhaul.corpus.v1.CorpusBuildSpec\x12\x35\n\x06status\x18\x03 \x01(\x0b\x32%.longhaul.corpus.v1.CorpusBuildStatus\"\x8a\x01\n\x18\x43reateCorpusBuildRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0f\x63orpus_build_id\x18\x02 \x01(\t\x12\x31\n\x04spec\x18\x03 \x01(\x0b\x32#.longhaul.corpus.v1.CorpusBuildSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"%\n\x15GetCorpusBuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x17ListCorpusBuildsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"}\n\x18ListCorpusBuildsResponse\x12\x36\n\rcorpus_builds\x18\x01 \x03(\x0b\x32\x1f.longhaul.corpus.v1.CorpusBuild\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"P\n\x18WatchCorpusBuildsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x92\x01\n\x19WatchCorpusBuildsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x35\n\x0c\x63orpus_build\x18\x02 \x01(\x0b\x32\x1f.longhaul.corpus.v1.CorpusBuild\x12\x10\n\x08revision\x18\x03 \x01(\x03\"<\n\x18\x43\x61ncelCorpusBuildRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x7f\n\rDuplicatePair\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x18\n\x10kept_document_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x12\n\nsimilarity\x18\x04 \x01(\x01\x12\x0b\n\x03url\x18\x05 \x01(\t\x12\x10\n\x08kept_url\x18\x06 \x01(\t\"L\n\x15ListDuplicatesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x16ListDuplicatesResponse\x12\x35\n\nduplicates\x18\x01 \x03(\x0b\x32!.longhaul.corpus.v1.DuplicatePair\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x16GetCorpusReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x0c\x43orpusReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"W\n\x1cListCorpusBuildEventsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"a\n\x1dListCorpusBuildEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.longhaul.common.v1.Event\x12\x15\n\rlast_revision\x18\x02 \x01(\x03*Q\n\x08KeepRule\x12\x19\n\x15KEEP_RULE_UNSPECIFIED\x10\x00\x12\x15\n\x11KEEP_RULE_LONGEST\x10\x01\x12\x13\n\x0fKEEP_RULE_FIRST\x10\x02*x\n\x13\x43ontaminationAction\x12$\n CONTAMINATION_ACTION_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43ONTAMINATION_ACTION_DROP\x10\x01\x12\x1c\n\x18\x43ONTAMINATION_ACTION_CUT\x10\x02\x32\x96\x07\n\x12\x43orpusBuildService\x12h\n\x11\x43reateCorpusBuild\x12,.longhaul.corpus.v1.CreateCorpusBuildRequest\x1a\x1f.longhaul.corpus.v1.CorpusBuild\"\x04\xc8\xf3\x18\x02\x12\x62\n\x0eGetCorpusBuild\x12).longhaul.corpus.v1.GetCorpusBuildRequest\x1a\x1f.longhaul.corpus.v1.CorpusBuild\"\x04\xc8\xf3\x18\x01\x12s\n\x10ListCorpusBuilds\x12+.longhaul.corpus.v1.ListCorpusBuildsRequest\x1a,.longhaul.corpus.v1.ListCorpusBuildsResponse\"\x04\xc8\xf3\x18\x01\x12x\n\x11WatchCorpusBuilds\x12,.longhaul.corpus.v1.WatchCorpusBuildsRequest\x1a-.longhaul.corpus.v1.WatchCorpusBuildsResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12h\n\x11\x43\x61ncelCorpusBuild\x12,.longhaul.corpus.v1.CancelCorpusBuildRequest\x1a\x1f.longhaul.corpus.v1.CorpusBuild\"\x04\xc8\xf3\x18\x02\x12m\n\x0eListDuplicates\x12).longhaul.corpus.v1.ListDuplicatesRequest\x1a*.longhaul.corpus.v1.ListDuplicatesResponse\"\x04\xc8\xf3\x18\x01\x12\x65\n\x0fGetCorpusReport\x12*.longhaul.corpus.v1.GetCorpusReportRequest\x1a .longhaul.corpus.v1.CorpusReport\"\x04\xc8\xf3\x18\x01\x12\x82\x01\n\x15ListCorpusBuildEvents\x12\x30.longhaul.corpus.v1.ListCorpusBuildEventsRequest\x1a\x31.longhaul.corpus.v1.ListCorpusBuildEventsResponse\"\x04\xc8\xf3\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.corpus.v1.corpus_build_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEEPRULE']._serialized_start=3544
-  _globals['_KEEPRULE']._serialized_end=3625
-  _globals['_CONTAMINATIONACTION']._serialized_start=3627
-  _globals['_CONTAMINATIONACTION']._serialized_end=3747
-  _globals['_DEDUPLICATION']._serialized_start=160
-  _globals['_DEDUPLICATION']._serialized_end=341
-  _globals['_HOLDOUT']._serialized_start=343
-  _globals['_HOLDOUT']._serialized_end=411
-  _globals['_DECONTAMINATION']._serialized_start=413
-  _globals['_DECONTAMINATION']._serialized_end=502
-  _globals['_EVALUATIONTASKS']._serialized_start=504
-  _globals['_EVALUATIONTASKS']._serialized_end=617
-  _globals['_TOKENIZERSOURCE']._serialized_start=619
-  _globals['_TOKENIZERSOURCE']._serialized_end=712
-  _globals['_TOKENIZERTRAINING']._serialized_start=714
-  _globals['_TOKENIZERTRAINING']._serialized_end=840
-  _globals['_MIXTUREWEIGHT']._serialized_start=842
-  _globals['_MIXTUREWEIGHT']._serialized_end=889
-  _globals['_CORPUSBUILDSPEC']._serialized_start=892
-  _globals['_CORPUSBUILDSPEC']._serialized_end=1333
-  _globals['_BUILDPHASE']._serialized_start=1336
-  _globals['_BUILDPHASE']._serialized_end=1504
-  _globals['_CORPUSBUILDSTATUS']._serialized_start=1507
-  _globals['_CORPUSBUILDSTATUS']._serialized_end=2077
-  _globals['_CORPUSBUILD']._serialized_start=2080
-  _globals['_CORPUSBUILD']._serialized_end=2247
-  _globals['_CREATECORPUSBUILDREQUEST']._serialized_start=2250
-  _globals['_CREATECORPUSBUILDREQUEST']._serialized_end=2388
-  _globals['_GETCORPUSBUILDREQUEST']._serialized_start=2390
-  _globals['_GETCORPUSBUILDREQUEST']._serialized_end=2427
-  _globals['_LISTCORPUSBUILDSREQUEST']._serialized_start=2429
-  _globals['_LISTCORPUSBUILDSREQUEST']._serialized_end=2509
-  _globals['_LISTCORPUSBUILDSRESPONSE']._serialized_start=2511
-  _globals['_LISTCORPUSBUILDSRESPONSE']._serialized_end=2636
-  _globals['_WATCHCORPUSBUILDSREQUEST']._serialized_start=2638
-  _globals['_WATCHCORPUSBUILDSREQUEST']._serialized_end=2718
-  _globals['_WATCHCORPUSBUILDSRESPONSE']._serialized_start=2721
-  _globals['_WATCHCORPUSBUILDSRESPONSE']._serialized_end=2867
-  _globals['_CANCELCORPUSBUILDREQUEST']._serialized_start=2869
-  _globals['_CANCELCORPUSBUILDREQUEST']._serialized_end=2929
-  _globals['_DUPLICATEPAIR']._serialized_start=2931
-  _globals['_DUPLICATEPAIR']._serialized_end=3058
-  _globals['_LISTDUPLICATESREQUEST']._serialized_start=3060
-  _globals['_LISTDUPLICATESREQUEST']._serialized_end=3136
-  _globals['_LISTDUPLICATESRESPONSE']._serialized_start=3138
-  _globals['_LISTDUPLICATESRESPONSE']._serialized_end=3242
-  _globals['_GETCORPUSREPORTREQUEST']._serialized_start=3244
-  _globals['_GETCORPUSREPORTREQUEST']._serialized_end=3282
-  _globals['_CORPUSREPORT']._serialized_start=3284
-  _globals['_CORPUSREPORT']._serialized_end=3354
-  _globals['_LISTCORPUSBUILDEVENTSREQUEST']._serialized_start=3356
-  _globals['_LISTCORPUSBUILDEVENTSREQUEST']._serialized_end=3443
-  _globals['_LISTCORPUSBUILDEVENTSRESPONSE']._serialized_start=3445
-  _globals['_LISTCORPUSBUILDEVENTSRESPONSE']._serialized_end=3542
-  _globals['_CORPUSBUILDSERVICE']._serialized_start=3750
-  _globals['_CORPUSBUILDSERVICE']._serialized_end=4619
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['CreateCorpusBuild']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['CreateCorpusBuild']._serialized_options = b'\310\363\030\002'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['GetCorpusBuild']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['GetCorpusBuild']._serialized_options = b'\310\363\030\001'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['ListCorpusBuilds']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['ListCorpusBuilds']._serialized_options = b'\310\363\030\001'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['WatchCorpusBuilds']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['WatchCorpusBuilds']._serialized_options = b'\310\363\030\001'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['CancelCorpusBuild']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['CancelCorpusBuild']._serialized_options = b'\310\363\030\002'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['ListDuplicates']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['ListDuplicates']._serialized_options = b'\310\363\030\001'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['GetCorpusReport']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['GetCorpusReport']._serialized_options = b'\310\363\030\001'
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['ListCorpusBuildEvents']._loaded_options = None
+  _globals['_CORPUSBUILDSERVICE'].methods_by_name['ListCorpusBuildEvents']._serialized_options = b'\310\363\030\001'
+  _globals['_KEEPRULE']._serialized_start=3577
+  _globals['_KEEPRULE']._serialized_end=3658
+  _globals['_CONTAMINATIONACTION']._serialized_start=3660
+  _globals['_CONTAMINATIONACTION']._serialized_end=3780
+  _globals['_DEDUPLICATION']._serialized_start=193
+  _globals['_DEDUPLICATION']._serialized_end=374
+  _globals['_HOLDOUT']._serialized_start=376
+  _globals['_HOLDOUT']._serialized_end=444
+  _globals['_DECONTAMINATION']._serialized_start=446
+  _globals['_DECONTAMINATION']._serialized_end=535
+  _globals['_EVALUATIONTASKS']._serialized_start=537
+  _globals['_EVALUATIONTASKS']._serialized_end=650
+  _globals['_TOKENIZERSOURCE']._serialized_start=652
+  _globals['_TOKENIZERSOURCE']._serialized_end=745
+  _globals['_TOKENIZERTRAINING']._serialized_start=747
+  _globals['_TOKENIZERTRAINING']._serialized_end=873
+  _globals['_MIXTUREWEIGHT']._serialized_start=875
+  _globals['_MIXTUREWEIGHT']._serialized_end=922
+  _globals['_CORPUSBUILDSPEC']._serialized_start=925
+  _globals['_CORPUSBUILDSPEC']._serialized_end=1366
+  _globals['_BUILDPHASE']._serialized_start=1369
+  _globals['_BUILDPHASE']._serialized_end=1537
+  _globals['_CORPUSBUILDSTATUS']._serialized_start=1540
+  _globals['_CORPUSBUILDSTATUS']._serialized_end=2110
+  _globals['_CORPUSBUILD']._serialized_start=2113
+  _globals['_CORPUSBUILD']._serialized_end=2280
+  _globals['_CREATECORPUSBUILDREQUEST']._serialized_start=2283
+  _globals['_CREATECORPUSBUILDREQUEST']._serialized_end=2421
+  _globals['_GETCORPUSBUILDREQUEST']._serialized_start=2423
+  _globals['_GETCORPUSBUILDREQUEST']._serialized_end=2460
+  _globals['_LISTCORPUSBUILDSREQUEST']._serialized_start=2462
+  _globals['_LISTCORPUSBUILDSREQUEST']._serialized_end=2542
+  _globals['_LISTCORPUSBUILDSRESPONSE']._serialized_start=2544
+  _globals['_LISTCORPUSBUILDSRESPONSE']._serialized_end=2669
+  _globals['_WATCHCORPUSBUILDSREQUEST']._serialized_start=2671
+  _globals['_WATCHCORPUSBUILDSREQUEST']._serialized_end=2751
+  _globals['_WATCHCORPUSBUILDSRESPONSE']._serialized_start=2754
+  _globals['_WATCHCORPUSBUILDSRESPONSE']._serialized_end=2900
+  _globals['_CANCELCORPUSBUILDREQUEST']._serialized_start=2902
+  _globals['_CANCELCORPUSBUILDREQUEST']._serialized_end=2962
+  _globals['_DUPLICATEPAIR']._serialized_start=2964
+  _globals['_DUPLICATEPAIR']._serialized_end=3091
+  _globals['_LISTDUPLICATESREQUEST']._serialized_start=3093
+  _globals['_LISTDUPLICATESREQUEST']._serialized_end=3169
+  _globals['_LISTDUPLICATESRESPONSE']._serialized_start=3171
+  _globals['_LISTDUPLICATESRESPONSE']._serialized_end=3275
+  _globals['_GETCORPUSREPORTREQUEST']._serialized_start=3277
+  _globals['_GETCORPUSREPORTREQUEST']._serialized_end=3315
+  _globals['_CORPUSREPORT']._serialized_start=3317
+  _globals['_CORPUSREPORT']._serialized_end=3387
+  _globals['_LISTCORPUSBUILDEVENTSREQUEST']._serialized_start=3389
+  _globals['_LISTCORPUSBUILDEVENTSREQUEST']._serialized_end=3476
+  _globals['_LISTCORPUSBUILDEVENTSRESPONSE']._serialized_start=3478
+  _globals['_LISTCORPUSBUILDEVENTSRESPONSE']._serialized_end=3575
+  _globals['_CORPUSBUILDSERVICE']._serialized_start=3783
+  _globals['_CORPUSBUILDSERVICE']._serialized_end=4701
 # @@protoc_insertion_point(module_scope)

@@ -22,34 +22,43 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/corpus/v1/token_set.proto\x12\x12longhaul.corpus.v1\x1a!longhaul/common/v1/resource.proto\"\x8c\x01\n\x0eTokenSetSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctrain_tokens\x18\x02 \x01(\x03\x12\x14\n\x0cvalid_tokens\x18\x03 \x01(\x03\x12\x17\n\x0ftrain_documents\x18\x04 \x01(\x03\x12\x17\n\x0fvalid_documents\x18\x05 \x01(\x03\x12\x0e\n\x06weight\x18\x06 \x01(\x01\"\xea\x02\n\x08TokenSet\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x14\n\x0c\x63orpus_build\x18\x02 \x01(\t\x12\x14\n\x0cmanifest_key\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x11\n\ttokenizer\x18\x05 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\x05\x12\x14\n\x0ctrain_tokens\x18\x07 \x01(\x03\x12\x14\n\x0cvalid_tokens\x18\x08 \x01(\x03\x12\x33\n\x07sources\x18\t \x03(\x0b\x32\".longhaul.corpus.v1.TokenSetSource\x12\x18\n\x10\x65valuation_tasks\x18\n \x03(\t\x12\'\n\x1fvalidation_unigram_entropy_nats\x18\x0b \x01(\x01\x12\"\n\x1avalidation_bytes_per_token\x18\x0c \x01(\x01\"\"\n\x12GetTokenSetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListTokenSetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"t\n\x15ListTokenSetsResponse\x12\x30\n\ntoken_sets\x18\x01 \x03(\x0b\x32\x1c.longhaul.corpus.v1.TokenSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"M\n\x15WatchTokenSetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x89\x01\n\x16WatchTokenSetsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12/\n\ttoken_set\x18\x02 \x01(\x0b\x32\x1c.longhaul.corpus.v1.TokenSet\x12\x10\n\x08revision\x18\x03 \x01(\x03\"9\n\x15\x44\x65leteTokenSetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteTokenSetResponse2\xa0\x03\n\x0fTokenSetService\x12S\n\x0bGetTokenSet\x12&.longhaul.corpus.v1.GetTokenSetRequest\x1a\x1c.longhaul.corpus.v1.TokenSet\x12\x64\n\rListTokenSets\x12(.longhaul.corpus.v1.ListTokenSetsRequest\x1a).longhaul.corpus.v1.ListTokenSetsResponse\x12i\n\x0eWatchTokenSets\x12).longhaul.corpus.v1.WatchTokenSetsRequest\x1a*.longhaul.corpus.v1.WatchTokenSetsResponse0\x01\x12g\n\x0e\x44\x65leteTokenSet\x12).longhaul.corpus.v1.DeleteTokenSetRequest\x1a*.longhaul.corpus.v1.DeleteTokenSetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/corpus/v1/token_set.proto\x12\x12longhaul.corpus.v1\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\"\x8c\x01\n\x0eTokenSetSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctrain_tokens\x18\x02 \x01(\x03\x12\x14\n\x0cvalid_tokens\x18\x03 \x01(\x03\x12\x17\n\x0ftrain_documents\x18\x04 \x01(\x03\x12\x17\n\x0fvalid_documents\x18\x05 \x01(\x03\x12\x0e\n\x06weight\x18\x06 \x01(\x01\"\xea\x02\n\x08TokenSet\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x14\n\x0c\x63orpus_build\x18\x02 \x01(\t\x12\x14\n\x0cmanifest_key\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x11\n\ttokenizer\x18\x05 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x06 \x01(\x05\x12\x14\n\x0ctrain_tokens\x18\x07 \x01(\x03\x12\x14\n\x0cvalid_tokens\x18\x08 \x01(\x03\x12\x33\n\x07sources\x18\t \x03(\x0b\x32\".longhaul.corpus.v1.TokenSetSource\x12\x18\n\x10\x65valuation_tasks\x18\n \x03(\t\x12\'\n\x1fvalidation_unigram_entropy_nats\x18\x0b \x01(\x01\x12\"\n\x1avalidation_bytes_per_token\x18\x0c \x01(\x01\"\"\n\x12GetTokenSetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListTokenSetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"t\n\x15ListTokenSetsResponse\x12\x30\n\ntoken_sets\x18\x01 \x03(\x0b\x32\x1c.longhaul.corpus.v1.TokenSet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"M\n\x15WatchTokenSetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x89\x01\n\x16WatchTokenSetsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12/\n\ttoken_set\x18\x02 \x01(\x0b\x32\x1c.longhaul.corpus.v1.TokenSet\x12\x10\n\x08revision\x18\x03 \x01(\x03\"9\n\x15\x44\x65leteTokenSetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteTokenSetResponse2\xb8\x03\n\x0fTokenSetService\x12Y\n\x0bGetTokenSet\x12&.longhaul.corpus.v1.GetTokenSetRequest\x1a\x1c.longhaul.corpus.v1.TokenSet\"\x04\xc8\xf3\x18\x01\x12j\n\rListTokenSets\x12(.longhaul.corpus.v1.ListTokenSetsRequest\x1a).longhaul.corpus.v1.ListTokenSetsResponse\"\x04\xc8\xf3\x18\x01\x12o\n\x0eWatchTokenSets\x12).longhaul.corpus.v1.WatchTokenSetsRequest\x1a*.longhaul.corpus.v1.WatchTokenSetsResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12m\n\x0e\x44\x65leteTokenSet\x12).longhaul.corpus.v1.DeleteTokenSetRequest\x1a*.longhaul.corpus.v1.DeleteTokenSetResponse\"\x04\xc8\xf3\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.corpus.v1.token_set_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENSETSOURCE']._serialized_start=94
-  _globals['_TOKENSETSOURCE']._serialized_end=234
-  _globals['_TOKENSET']._serialized_start=237
-  _globals['_TOKENSET']._serialized_end=599
-  _globals['_GETTOKENSETREQUEST']._serialized_start=601
-  _globals['_GETTOKENSETREQUEST']._serialized_end=635
-  _globals['_LISTTOKENSETSREQUEST']._serialized_start=637
-  _globals['_LISTTOKENSETSREQUEST']._serialized_end=714
-  _globals['_LISTTOKENSETSRESPONSE']._serialized_start=716
-  _globals['_LISTTOKENSETSRESPONSE']._serialized_end=832
-  _globals['_WATCHTOKENSETSREQUEST']._serialized_start=834
-  _globals['_WATCHTOKENSETSREQUEST']._serialized_end=911
-  _globals['_WATCHTOKENSETSRESPONSE']._serialized_start=914
-  _globals['_WATCHTOKENSETSRESPONSE']._serialized_end=1051
-  _globals['_DELETETOKENSETREQUEST']._serialized_start=1053
-  _globals['_DELETETOKENSETREQUEST']._serialized_end=1110
-  _globals['_DELETETOKENSETRESPONSE']._serialized_start=1112
-  _globals['_DELETETOKENSETRESPONSE']._serialized_end=1136
-  _globals['_TOKENSETSERVICE']._serialized_start=1139
-  _globals['_TOKENSETSERVICE']._serialized_end=1555
+  _globals['_TOKENSETSERVICE'].methods_by_name['GetTokenSet']._loaded_options = None
+  _globals['_TOKENSETSERVICE'].methods_by_name['GetTokenSet']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENSETSERVICE'].methods_by_name['ListTokenSets']._loaded_options = None
+  _globals['_TOKENSETSERVICE'].methods_by_name['ListTokenSets']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENSETSERVICE'].methods_by_name['WatchTokenSets']._loaded_options = None
+  _globals['_TOKENSETSERVICE'].methods_by_name['WatchTokenSets']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENSETSERVICE'].methods_by_name['DeleteTokenSet']._loaded_options = None
+  _globals['_TOKENSETSERVICE'].methods_by_name['DeleteTokenSet']._serialized_options = b'\310\363\030\003'
+  _globals['_TOKENSETSOURCE']._serialized_start=127
+  _globals['_TOKENSETSOURCE']._serialized_end=267
+  _globals['_TOKENSET']._serialized_start=270
+  _globals['_TOKENSET']._serialized_end=632
+  _globals['_GETTOKENSETREQUEST']._serialized_start=634
+  _globals['_GETTOKENSETREQUEST']._serialized_end=668
+  _globals['_LISTTOKENSETSREQUEST']._serialized_start=670
+  _globals['_LISTTOKENSETSREQUEST']._serialized_end=747
+  _globals['_LISTTOKENSETSRESPONSE']._serialized_start=749
+  _globals['_LISTTOKENSETSRESPONSE']._serialized_end=865
+  _globals['_WATCHTOKENSETSREQUEST']._serialized_start=867
+  _globals['_WATCHTOKENSETSREQUEST']._serialized_end=944
+  _globals['_WATCHTOKENSETSRESPONSE']._serialized_start=947
+  _globals['_WATCHTOKENSETSRESPONSE']._serialized_end=1084
+  _globals['_DELETETOKENSETREQUEST']._serialized_start=1086
+  _globals['_DELETETOKENSETREQUEST']._serialized_end=1143
+  _globals['_DELETETOKENSETRESPONSE']._serialized_start=1145
+  _globals['_DELETETOKENSETRESPONSE']._serialized_end=1169
+  _globals['_TOKENSETSERVICE']._serialized_start=1172
+  _globals['_TOKENSETSERVICE']._serialized_end=1612
 # @@protoc_insertion_point(module_scope)

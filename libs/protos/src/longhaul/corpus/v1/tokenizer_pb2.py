@@ -22,41 +22,52 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 from longhaul.corpus.v1 import corpus_build_pb2 as longhaul_dot_corpus_dot_v1_dot_corpus__build__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/corpus/v1/tokenizer.proto\x12\x12longhaul.corpus.v1\x1a!longhaul/common/v1/resource.proto\x1a%longhaul/corpus/v1/corpus_build.proto\"\x95\x01\n\rTokenizerSpec\x12\x39\n\x08training\x18\x01 \x01(\x0b\x32%.longhaul.corpus.v1.TokenizerTrainingH\x00\x12\x18\n\x0etokenizer_json\x18\x02 \x01(\x0cH\x00\x12\x10\n\x08\x64\x61tasets\x18\x03 \x03(\t\x12\x13\n\x0b\x65nd_of_text\x18\x04 \x01(\tB\x08\n\x06origin\"~\n\x0eTokenizerScore\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tfertility\x18\x02 \x01(\x01\x12!\n\x19\x63ontinued_word_proportion\x18\x03 \x01(\x01\x12\x17\n\x0f\x62ytes_per_token\x18\x04 \x01(\x01\x12\r\n\x05words\x18\x05 \x01(\x03\"\xf1\x01\n\x0fTokenizerStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\x05\x12\x16\n\x0e\x65nd_of_text_id\x18\x04 \x01(\x05\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x32\n\x06scores\x18\x07 \x03(\x0b\x32\".longhaul.corpus.v1.TokenizerScore\"\xa1\x01\n\tTokenizer\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.corpus.v1.TokenizerSpec\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.longhaul.corpus.v1.TokenizerStatus\"\x83\x01\n\x16\x43reateTokenizerRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0ctokenizer_id\x18\x02 \x01(\t\x12/\n\x04spec\x18\x03 \x01(\x0b\x32!.longhaul.corpus.v1.TokenizerSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"#\n\x13GetTokenizerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x15ListTokenizersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x16ListTokenizersResponse\x12\x31\n\ntokenizers\x18\x01 \x03(\x0b\x32\x1d.longhaul.corpus.v1.Tokenizer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"N\n\x16WatchTokenizersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x8b\x01\n\x17WatchTokenizersResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x30\n\ttokenizer\x18\x02 \x01(\x0b\x32\x1d.longhaul.corpus.v1.Tokenizer\x12\x10\n\x08revision\x18\x03 \x01(\x03\"W\n\x15ScoreTokenizerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"L\n\x16ScoreTokenizerResponse\x12\x32\n\x06scores\x18\x01 \x03(\x0b\x32\".longhaul.corpus.v1.TokenizerScore2\x88\x04\n\x10TokenizerService\x12\\\n\x0f\x43reateTokenizer\x12*.longhaul.corpus.v1.CreateTokenizerRequest\x1a\x1d.longhaul.corpus.v1.Tokenizer\x12V\n\x0cGetTokenizer\x12\'.longhaul.corpus.v1.GetTokenizerRequest\x1a\x1d.longhaul.corpus.v1.Tokenizer\x12g\n\x0eListTokenizers\x12).longhaul.corpus.v1.ListTokenizersRequest\x1a*.longhaul.corpus.v1.ListTokenizersResponse\x12l\n\x0fWatchTokenizers\x12*.longhaul.corpus.v1.WatchTokenizersRequest\x1a+.longhaul.corpus.v1.WatchTokenizersResponse0\x01\x12g\n\x0eScoreTokenizer\x12).longhaul.corpus.v1.ScoreTokenizerRequest\x1a*.longhaul.corpus.v1.ScoreTokenizerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/corpus/v1/tokenizer.proto\x12\x12longhaul.corpus.v1\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\x1a%longhaul/corpus/v1/corpus_build.proto\"\x95\x01\n\rTokenizerSpec\x12\x39\n\x08training\x18\x01 \x01(\x0b\x32%.longhaul.corpus.v1.TokenizerTrainingH\x00\x12\x18\n\x0etokenizer_json\x18\x02 \x01(\x0cH\x00\x12\x10\n\x08\x64\x61tasets\x18\x03 \x03(\t\x12\x13\n\x0b\x65nd_of_text\x18\x04 \x01(\tB\x08\n\x06origin\"~\n\x0eTokenizerScore\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tfertility\x18\x02 \x01(\x01\x12!\n\x19\x63ontinued_word_proportion\x18\x03 \x01(\x01\x12\x17\n\x0f\x62ytes_per_token\x18\x04 \x01(\x01\x12\r\n\x05words\x18\x05 \x01(\x03\"\xf1\x01\n\x0fTokenizerStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\x05\x12\x16\n\x0e\x65nd_of_text_id\x18\x04 \x01(\x05\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x32\n\x06scores\x18\x07 \x03(\x0b\x32\".longhaul.corpus.v1.TokenizerScore\"\xa1\x01\n\tTokenizer\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.corpus.v1.TokenizerSpec\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.longhaul.corpus.v1.TokenizerStatus\"\x83\x01\n\x16\x43reateTokenizerRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0ctokenizer_id\x18\x02 \x01(\t\x12/\n\x04spec\x18\x03 \x01(\x0b\x32!.longhaul.corpus.v1.TokenizerSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"#\n\x13GetTokenizerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x15ListTokenizersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x16ListTokenizersResponse\x12\x31\n\ntokenizers\x18\x01 \x03(\x0b\x32\x1d.longhaul.corpus.v1.Tokenizer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"N\n\x16WatchTokenizersRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x8b\x01\n\x17WatchTokenizersResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x30\n\ttokenizer\x18\x02 \x01(\x0b\x32\x1d.longhaul.corpus.v1.Tokenizer\x12\x10\n\x08revision\x18\x03 \x01(\x03\"W\n\x15ScoreTokenizerRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x01(\x05\x12\x0c\n\x04seed\x18\x04 \x01(\x03\"L\n\x16ScoreTokenizerResponse\x12\x32\n\x06scores\x18\x01 \x03(\x0b\x32\".longhaul.corpus.v1.TokenizerScore2\xa6\x04\n\x10TokenizerService\x12\x62\n\x0f\x43reateTokenizer\x12*.longhaul.corpus.v1.CreateTokenizerRequest\x1a\x1d.longhaul.corpus.v1.Tokenizer\"\x04\xc8\xf3\x18\x02\x12\\\n\x0cGetTokenizer\x12\'.longhaul.corpus.v1.GetTokenizerRequest\x1a\x1d.longhaul.corpus.v1.Tokenizer\"\x04\xc8\xf3\x18\x01\x12m\n\x0eListTokenizers\x12).longhaul.corpus.v1.ListTokenizersRequest\x1a*.longhaul.corpus.v1.ListTokenizersResponse\"\x04\xc8\xf3\x18\x01\x12r\n\x0fWatchTokenizers\x12*.longhaul.corpus.v1.WatchTokenizersRequest\x1a+.longhaul.corpus.v1.WatchTokenizersResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12m\n\x0eScoreTokenizer\x12).longhaul.corpus.v1.ScoreTokenizerRequest\x1a*.longhaul.corpus.v1.ScoreTokenizerResponse\"\x04\xc8\xf3\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.corpus.v1.tokenizer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOKENIZERSPEC']._serialized_start=133
-  _globals['_TOKENIZERSPEC']._serialized_end=282
-  _globals['_TOKENIZERSCORE']._serialized_start=284
-  _globals['_TOKENIZERSCORE']._serialized_end=410
-  _globals['_TOKENIZERSTATUS']._serialized_start=413
-  _globals['_TOKENIZERSTATUS']._serialized_end=654
-  _globals['_TOKENIZER']._serialized_start=657
-  _globals['_TOKENIZER']._serialized_end=818
-  _globals['_CREATETOKENIZERREQUEST']._serialized_start=821
-  _globals['_CREATETOKENIZERREQUEST']._serialized_end=952
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=954
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=989
-  _globals['_LISTTOKENIZERSREQUEST']._serialized_start=991
-  _globals['_LISTTOKENIZERSREQUEST']._serialized_end=1069
-  _globals['_LISTTOKENIZERSRESPONSE']._serialized_start=1071
-  _globals['_LISTTOKENIZERSRESPONSE']._serialized_end=1189
-  _globals['_WATCHTOKENIZERSREQUEST']._serialized_start=1191
-  _globals['_WATCHTOKENIZERSREQUEST']._serialized_end=1269
-  _globals['_WATCHTOKENIZERSRESPONSE']._serialized_start=1272
-  _globals['_WATCHTOKENIZERSRESPONSE']._serialized_end=1411
-  _globals['_SCORETOKENIZERREQUEST']._serialized_start=1413
-  _globals['_SCORETOKENIZERREQUEST']._serialized_end=1500
-  _globals['_SCORETOKENIZERRESPONSE']._serialized_start=1502
-  _globals['_SCORETOKENIZERRESPONSE']._serialized_end=1578
-  _globals['_TOKENIZERSERVICE']._serialized_start=1581
-  _globals['_TOKENIZERSERVICE']._serialized_end=2101
+  _globals['_TOKENIZERSERVICE'].methods_by_name['CreateTokenizer']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['CreateTokenizer']._serialized_options = b'\310\363\030\002'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['GetTokenizer']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['GetTokenizer']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ListTokenizers']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ListTokenizers']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['WatchTokenizers']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['WatchTokenizers']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ScoreTokenizer']._loaded_options = None
+  _globals['_TOKENIZERSERVICE'].methods_by_name['ScoreTokenizer']._serialized_options = b'\310\363\030\001'
+  _globals['_TOKENIZERSPEC']._serialized_start=166
+  _globals['_TOKENIZERSPEC']._serialized_end=315
+  _globals['_TOKENIZERSCORE']._serialized_start=317
+  _globals['_TOKENIZERSCORE']._serialized_end=443
+  _globals['_TOKENIZERSTATUS']._serialized_start=446
+  _globals['_TOKENIZERSTATUS']._serialized_end=687
+  _globals['_TOKENIZER']._serialized_start=690
+  _globals['_TOKENIZER']._serialized_end=851
+  _globals['_CREATETOKENIZERREQUEST']._serialized_start=854
+  _globals['_CREATETOKENIZERREQUEST']._serialized_end=985
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=987
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=1022
+  _globals['_LISTTOKENIZERSREQUEST']._serialized_start=1024
+  _globals['_LISTTOKENIZERSREQUEST']._serialized_end=1102
+  _globals['_LISTTOKENIZERSRESPONSE']._serialized_start=1104
+  _globals['_LISTTOKENIZERSRESPONSE']._serialized_end=1222
+  _globals['_WATCHTOKENIZERSREQUEST']._serialized_start=1224
+  _globals['_WATCHTOKENIZERSREQUEST']._serialized_end=1302
+  _globals['_WATCHTOKENIZERSRESPONSE']._serialized_start=1305
+  _globals['_WATCHTOKENIZERSRESPONSE']._serialized_end=1444
+  _globals['_SCORETOKENIZERREQUEST']._serialized_start=1446
+  _globals['_SCORETOKENIZERREQUEST']._serialized_end=1533
+  _globals['_SCORETOKENIZERRESPONSE']._serialized_start=1535
+  _globals['_SCORETOKENIZERRESPONSE']._serialized_end=1611
+  _globals['_TOKENIZERSERVICE']._serialized_start=1614
+  _globals['_TOKENIZERSERVICE']._serialized_end=2164
 # @@protoc_insertion_point(module_scope)

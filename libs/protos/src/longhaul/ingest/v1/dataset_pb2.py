@@ -22,34 +22,43 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n longhaul/ingest/v1/dataset.proto\x12\x12longhaul.ingest.v1\x1a!longhaul/common/v1/resource.proto\"D\n\rDatasetSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03\x12\x12\n\ntext_bytes\x18\x03 \x01(\x03\"\xdd\x01\n\x07\x44\x61taset\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x11\n\tingestion\x18\x02 \x01(\t\x12\x14\n\x0cmanifest_key\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x11\n\tdocuments\x18\x05 \x01(\x03\x12\x12\n\ntext_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06shards\x18\x07 \x01(\x05\x12\x32\n\x07sources\x18\x08 \x03(\x0b\x32!.longhaul.ingest.v1.DatasetSource\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListDatasetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x14ListDatasetsResponse\x12-\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1b.longhaul.ingest.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"L\n\x14WatchDatasetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x85\x01\n\x15WatchDatasetsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12,\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x1b.longhaul.ingest.v1.Dataset\x12\x10\n\x08revision\x18\x03 \x01(\x03\"8\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse2\x93\x03\n\x0e\x44\x61tasetService\x12P\n\nGetDataset\x12%.longhaul.ingest.v1.GetDatasetRequest\x1a\x1b.longhaul.ingest.v1.Dataset\x12\x61\n\x0cListDatasets\x12\'.longhaul.ingest.v1.ListDatasetsRequest\x1a(.longhaul.ingest.v1.ListDatasetsResponse\x12\x66\n\rWatchDatasets\x12(.longhaul.ingest.v1.WatchDatasetsRequest\x1a).longhaul.ingest.v1.WatchDatasetsResponse0\x01\x12\x64\n\rDeleteDataset\x12(.longhaul.ingest.v1.DeleteDatasetRequest\x1a).longhaul.ingest.v1.DeleteDatasetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n longhaul/ingest/v1/dataset.proto\x12\x12longhaul.ingest.v1\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\"D\n\rDatasetSource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x03\x12\x12\n\ntext_bytes\x18\x03 \x01(\x03\"\xdd\x01\n\x07\x44\x61taset\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x11\n\tingestion\x18\x02 \x01(\t\x12\x14\n\x0cmanifest_key\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x11\n\tdocuments\x18\x05 \x01(\x03\x12\x12\n\ntext_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06shards\x18\x07 \x01(\x05\x12\x32\n\x07sources\x18\x08 \x03(\x0b\x32!.longhaul.ingest.v1.DatasetSource\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"L\n\x13ListDatasetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x14ListDatasetsResponse\x12-\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x1b.longhaul.ingest.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"L\n\x14WatchDatasetsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x85\x01\n\x15WatchDatasetsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12,\n\x07\x64\x61taset\x18\x02 \x01(\x0b\x32\x1b.longhaul.ingest.v1.Dataset\x12\x10\n\x08revision\x18\x03 \x01(\x03\"8\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse2\xab\x03\n\x0e\x44\x61tasetService\x12V\n\nGetDataset\x12%.longhaul.ingest.v1.GetDatasetRequest\x1a\x1b.longhaul.ingest.v1.Dataset\"\x04\xc8\xf3\x18\x01\x12g\n\x0cListDatasets\x12\'.longhaul.ingest.v1.ListDatasetsRequest\x1a(.longhaul.ingest.v1.ListDatasetsResponse\"\x04\xc8\xf3\x18\x01\x12l\n\rWatchDatasets\x12(.longhaul.ingest.v1.WatchDatasetsRequest\x1a).longhaul.ingest.v1.WatchDatasetsResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12j\n\rDeleteDataset\x12(.longhaul.ingest.v1.DeleteDatasetRequest\x1a).longhaul.ingest.v1.DeleteDatasetResponse\"\x04\xc8\xf3\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.ingest.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASETSOURCE']._serialized_start=91
-  _globals['_DATASETSOURCE']._serialized_end=159
-  _globals['_DATASET']._serialized_start=162
-  _globals['_DATASET']._serialized_end=383
-  _globals['_GETDATASETREQUEST']._serialized_start=385
-  _globals['_GETDATASETREQUEST']._serialized_end=418
-  _globals['_LISTDATASETSREQUEST']._serialized_start=420
-  _globals['_LISTDATASETSREQUEST']._serialized_end=496
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=498
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=610
-  _globals['_WATCHDATASETSREQUEST']._serialized_start=612
-  _globals['_WATCHDATASETSREQUEST']._serialized_end=688
-  _globals['_WATCHDATASETSRESPONSE']._serialized_start=691
-  _globals['_WATCHDATASETSRESPONSE']._serialized_end=824
-  _globals['_DELETEDATASETREQUEST']._serialized_start=826
-  _globals['_DELETEDATASETREQUEST']._serialized_end=882
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=884
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=907
-  _globals['_DATASETSERVICE']._serialized_start=910
-  _globals['_DATASETSERVICE']._serialized_end=1313
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._serialized_options = b'\310\363\030\001'
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._serialized_options = b'\310\363\030\001'
+  _globals['_DATASETSERVICE'].methods_by_name['WatchDatasets']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['WatchDatasets']._serialized_options = b'\310\363\030\001'
+  _globals['_DATASETSERVICE'].methods_by_name['DeleteDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['DeleteDataset']._serialized_options = b'\310\363\030\003'
+  _globals['_DATASETSOURCE']._serialized_start=124
+  _globals['_DATASETSOURCE']._serialized_end=192
+  _globals['_DATASET']._serialized_start=195
+  _globals['_DATASET']._serialized_end=416
+  _globals['_GETDATASETREQUEST']._serialized_start=418
+  _globals['_GETDATASETREQUEST']._serialized_end=451
+  _globals['_LISTDATASETSREQUEST']._serialized_start=453
+  _globals['_LISTDATASETSREQUEST']._serialized_end=529
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=531
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=643
+  _globals['_WATCHDATASETSREQUEST']._serialized_start=645
+  _globals['_WATCHDATASETSREQUEST']._serialized_end=721
+  _globals['_WATCHDATASETSRESPONSE']._serialized_start=724
+  _globals['_WATCHDATASETSRESPONSE']._serialized_end=857
+  _globals['_DELETEDATASETREQUEST']._serialized_start=859
+  _globals['_DELETEDATASETREQUEST']._serialized_end=915
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=917
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=940
+  _globals['_DATASETSERVICE']._serialized_start=943
+  _globals['_DATASETSERVICE']._serialized_end=1370
 # @@protoc_insertion_point(module_scope)

@@ -24,56 +24,71 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/ingest/v1/ingestion.proto\x12\x12longhaul.ingest.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!longhaul/common/v1/resource.proto\"\xb4\x01\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.longhaul.ingest.v1.SourceKind\x12\x11\n\tlocations\x18\x03 \x03(\t\x12\x12\n\ntext_field\x18\x04 \x01(\t\x12\x11\n\turl_field\x18\x05 \x01(\t\x12\x12\n\nextensions\x18\x06 \x03(\t\x12\r\n\x05lists\x18\x07 \x03(\t\x12\x11\n\tlist_base\x18\x08 \x01(\t\"C\n\x06\x46ilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xfa\x02\n\rIngestionSpec\x12+\n\x07sources\x18\x01 \x03(\x0b\x32\x1a.longhaul.ingest.v1.Source\x12;\n\x0f\x65xtraction_mode\x18\x02 \x01(\x0e\x32\".longhaul.ingest.v1.ExtractionMode\x12+\n\x07\x66ilters\x18\x03 \x03(\x0b\x32\x1a.longhaul.ingest.v1.Filter\x12$\n\x17maximum_failed_fraction\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x64rop_samples\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x13maximum_lost_shards\x18\x06 \x01(\x05\x12\x11\n\tcontinues\x18\x07 \x03(\t\x12\x10\n\x08\x61nnotate\x18\x08 \x01(\x08\x12\x15\n\x08\x66ix_text\x18\t \x01(\x08H\x02\x88\x01\x01\x42\x1a\n\x18_maximum_failed_fractionB\x0f\n\r_drop_samplesB\x0b\n\t_fix_text\"<\n\tDropCount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x01(\x03\"\xdf\x03\n\x0fIngestionStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1c.longhaul.common.v1.Progress\x12\x16\n\x0e\x64ocuments_read\x18\x04 \x01(\x03\x12\x16\n\x0e\x64ocuments_kept\x18\x05 \x01(\x03\x12\x19\n\x11\x64ocuments_dropped\x18\x06 \x01(\x03\x12\x18\n\x10\x64ocuments_failed\x18\x07 \x01(\x03\x12,\n\x05\x64rops\x18\x08 \x03(\x0b\x32\x1d.longhaul.ingest.v1.DropCount\x12\x12\n\nbytes_read\x18\t \x01(\x03\x12\x17\n\x0ftext_bytes_kept\x18\n \x01(\x03\x12\x0f\n\x07\x64\x61taset\x18\x0b \x01(\t\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x61mages\x18\x0e \x03(\t\"\xa1\x01\n\tIngestion\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.ingest.v1.IngestionSpec\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.longhaul.ingest.v1.IngestionStatus\"\x83\x01\n\x16\x43reateIngestionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0cingestion_id\x18\x02 \x01(\t\x12/\n\x04spec\x18\x03 \x01(\x0b\x32!.longhaul.ingest.v1.IngestionSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"#\n\x13GetIngestionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x15ListIngestionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x16ListIngestionsResponse\x12\x31\n\ningestions\x18\x01 \x03(\x0b\x32\x1d.longhaul.ingest.v1.Ingestion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"N\n\x16WatchIngestionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x8b\x01\n\x17WatchIngestionsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x30\n\tingestion\x18\x02 \x01(\x0b\x32\x1d.longhaul.ingest.v1.Ingestion\x12\x10\n\x08revision\x18\x03 \x01(\x03\":\n\x16\x43\x61ncelIngestionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"j\n\nDropSample\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\"[\n\x16ListDropSamplesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"h\n\x17ListDropSamplesResponse\x12\x34\n\x0c\x64rop_samples\x18\x01 \x03(\x0b\x32\x1e.longhaul.ingest.v1.DropSample\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x1aListIngestionEventsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"_\n\x1bListIngestionEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.longhaul.common.v1.Event\x12\x15\n\rlast_revision\x18\x02 \x01(\x03*\xb7\x02\n\nSourceKind\x12\x1b\n\x17SOURCE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SOURCE_KIND_WARC\x10\x01\x12\x13\n\x0fSOURCE_KIND_WET\x10\x02\x12\x14\n\x10SOURCE_KIND_HTML\x10\x03\x12\x15\n\x11SOURCE_KIND_JSONL\x10\x04\x12\x17\n\x13SOURCE_KIND_PARQUET\x10\x05\x12\x14\n\x10SOURCE_KIND_TEXT\x10\x06\x12\x14\n\x10SOURCE_KIND_CODE\x10\x07\x12\x13\n\x0fSOURCE_KIND_CSV\x10\x08\x12\x15\n\x11SOURCE_KIND_ARROW\x10\t\x12\x18\n\x14SOURCE_KIND_MARKDOWN\x10\n\x12\x14\n\x10SOURCE_KIND_EPUB\x10\x0b\x12\x13\n\x0fSOURCE_KIND_PDF\x10\x0c*h\n\x0e\x45xtractionMode\x12\x1f\n\x1b\x45XTRACTION_MODE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XTRACTION_MODE_QUALITY\x10\x01\x12\x18\n\x14\x45XTRACTION_MODE_FAST\x10\x02\x32\xe1\x05\n\x10IngestionService\x12\\\n\x0f\x43reateIngestion\x12*.longhaul.ingest.v1.CreateIngestionRequest\x1a\x1d.longhaul.ingest.v1.Ingestion\x12V\n\x0cGetIngestion\x12\'.longhaul.ingest.v1.GetIngestionRequest\x1a\x1d.longhaul.ingest.v1.Ingestion\x12g\n\x0eListIngestions\x12).longhaul.ingest.v1.ListIngestionsRequest\x1a*.longhaul.ingest.v1.ListIngestionsResponse\x12l\n\x0fWatchIngestions\x12*.longhaul.ingest.v1.WatchIngestionsRequest\x1a+.longhaul.ingest.v1.WatchIngestionsResponse0\x01\x12\\\n\x0f\x43\x61ncelIngestion\x12*.longhaul.ingest.v1.CancelIngestionRequest\x1a\x1d.longhaul.ingest.v1.Ingestion\x12j\n\x0fListDropSamples\x12*.longhaul.ingest.v1.ListDropSamplesRequest\x1a+.longhaul.ingest.v1.ListDropSamplesResponse\x12v\n\x13ListIngestionEvents\x12..longhaul.ingest.v1.ListIngestionEventsRequest\x1a/.longhaul.ingest.v1.ListIngestionEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/ingest/v1/ingestion.proto\x12\x12longhaul.ingest.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\"\xb4\x01\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04kind\x18\x02 \x01(\x0e\x32\x1e.longhaul.ingest.v1.SourceKind\x12\x11\n\tlocations\x18\x03 \x03(\t\x12\x12\n\ntext_field\x18\x04 \x01(\t\x12\x11\n\turl_field\x18\x05 \x01(\t\x12\x12\n\nextensions\x18\x06 \x03(\t\x12\r\n\x05lists\x18\x07 \x03(\t\x12\x11\n\tlist_base\x18\x08 \x01(\t\"C\n\x06\x46ilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xfa\x02\n\rIngestionSpec\x12+\n\x07sources\x18\x01 \x03(\x0b\x32\x1a.longhaul.ingest.v1.Source\x12;\n\x0f\x65xtraction_mode\x18\x02 \x01(\x0e\x32\".longhaul.ingest.v1.ExtractionMode\x12+\n\x07\x66ilters\x18\x03 \x03(\x0b\x32\x1a.longhaul.ingest.v1.Filter\x12$\n\x17maximum_failed_fraction\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0c\x64rop_samples\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x1b\n\x13maximum_lost_shards\x18\x06 \x01(\x05\x12\x11\n\tcontinues\x18\x07 \x03(\t\x12\x10\n\x08\x61nnotate\x18\x08 \x01(\x08\x12\x15\n\x08\x66ix_text\x18\t \x01(\x08H\x02\x88\x01\x01\x42\x1a\n\x18_maximum_failed_fractionB\x0f\n\r_drop_samplesB\x0b\n\t_fix_text\"<\n\tDropCount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x01(\x03\"\xdf\x03\n\x0fIngestionStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12.\n\x08progress\x18\x03 \x01(\x0b\x32\x1c.longhaul.common.v1.Progress\x12\x16\n\x0e\x64ocuments_read\x18\x04 \x01(\x03\x12\x16\n\x0e\x64ocuments_kept\x18\x05 \x01(\x03\x12\x19\n\x11\x64ocuments_dropped\x18\x06 \x01(\x03\x12\x18\n\x10\x64ocuments_failed\x18\x07 \x01(\x03\x12,\n\x05\x64rops\x18\x08 \x03(\x0b\x32\x1d.longhaul.ingest.v1.DropCount\x12\x12\n\nbytes_read\x18\t \x01(\x03\x12\x17\n\x0ftext_bytes_kept\x18\n \x01(\x03\x12\x0f\n\x07\x64\x61taset\x18\x0b \x01(\t\x12.\n\nstart_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x61mages\x18\x0e \x03(\t\"\xa1\x01\n\tIngestion\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.ingest.v1.IngestionSpec\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.longhaul.ingest.v1.IngestionStatus\"\x83\x01\n\x16\x43reateIngestionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x14\n\x0cingestion_id\x18\x02 \x01(\t\x12/\n\x04spec\x18\x03 \x01(\x0b\x32!.longhaul.ingest.v1.IngestionSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"#\n\x13GetIngestionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"N\n\x15ListIngestionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x16ListIngestionsResponse\x12\x31\n\ningestions\x18\x01 \x03(\x0b\x32\x1d.longhaul.ingest.v1.Ingestion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"N\n\x16WatchIngestionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x8b\x01\n\x17WatchIngestionsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x30\n\tingestion\x18\x02 \x01(\x0b\x32\x1d.longhaul.ingest.v1.Ingestion\x12\x10\n\x08revision\x18\x03 \x01(\x03\":\n\x16\x43\x61ncelIngestionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"j\n\nDropSample\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\"[\n\x16ListDropSamplesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"h\n\x17ListDropSamplesResponse\x12\x34\n\x0c\x64rop_samples\x18\x01 \x03(\x0b\x32\x1e.longhaul.ingest.v1.DropSample\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"U\n\x1aListIngestionEventsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"_\n\x1bListIngestionEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.longhaul.common.v1.Event\x12\x15\n\rlast_revision\x18\x02 \x01(\x03*\xb7\x02\n\nSourceKind\x12\x1b\n\x17SOURCE_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10SOURCE_KIND_WARC\x10\x01\x12\x13\n\x0fSOURCE_KIND_WET\x10\x02\x12\x14\n\x10SOURCE_KIND_HTML\x10\x03\x12\x15\n\x11SOURCE_KIND_JSONL\x10\x04\x12\x17\n\x13SOURCE_KIND_PARQUET\x10\x05\x12\x14\n\x10SOURCE_KIND_TEXT\x10\x06\x12\x14\n\x10SOURCE_KIND_CODE\x10\x07\x12\x13\n\x0fSOURCE_KIND_CSV\x10\x08\x12\x15\n\x11SOURCE_KIND_ARROW\x10\t\x12\x18\n\x14SOURCE_KIND_MARKDOWN\x10\n\x12\x14\n\x10SOURCE_KIND_EPUB\x10\x0b\x12\x13\n\x0fSOURCE_KIND_PDF\x10\x0c*h\n\x0e\x45xtractionMode\x12\x1f\n\x1b\x45XTRACTION_MODE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45XTRACTION_MODE_QUALITY\x10\x01\x12\x18\n\x14\x45XTRACTION_MODE_FAST\x10\x02\x32\x8b\x06\n\x10IngestionService\x12\x62\n\x0f\x43reateIngestion\x12*.longhaul.ingest.v1.CreateIngestionRequest\x1a\x1d.longhaul.ingest.v1.Ingestion\"\x04\xc8\xf3\x18\x02\x12\\\n\x0cGetIngestion\x12\'.longhaul.ingest.v1.GetIngestionRequest\x1a\x1d.longhaul.ingest.v1.Ingestion\"\x04\xc8\xf3\x18\x01\x12m\n\x0eListIngestions\x12).longhaul.ingest.v1.ListIngestionsRequest\x1a*.longhaul.ingest.v1.ListIngestionsResponse\"\x04\xc8\xf3\x18\x01\x12r\n\x0fWatchIngestions\x12*.longhaul.ingest.v1.WatchIngestionsRequest\x1a+.longhaul.ingest.v1.WatchIngestionsResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12\x62\n\x0f\x43\x61ncelIngestion\x12*.longhaul.ingest.v1.CancelIngestionRequest\x1a\x1d.longhaul.ingest.v1.Ingestion\"\x04\xc8\xf3\x18\x02\x12p\n\x0fListDropSamples\x12*.longhaul.ingest.v1.ListDropSamplesRequest\x1a+.longhaul.ingest.v1.ListDropSamplesResponse\"\x04\xc8\xf3\x18\x01\x12|\n\x13ListIngestionEvents\x12..longhaul.ingest.v1.ListIngestionEventsRequest\x1a/.longhaul.ingest.v1.ListIngestionEventsResponse\"\x04\xc8\xf3\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.ingest.v1.ingestion_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SOURCEKIND']._serialized_start=2642
-  _globals['_SOURCEKIND']._serialized_end=2953
-  _globals['_EXTRACTIONMODE']._serialized_start=2955
-  _globals['_EXTRACTIONMODE']._serialized_end=3059
-  _globals['_SOURCE']._serialized_start=157
-  _globals['_SOURCE']._serialized_end=337
-  _globals['_FILTER']._serialized_start=339
-  _globals['_FILTER']._serialized_end=406
-  _globals['_INGESTIONSPEC']._serialized_start=409
-  _globals['_INGESTIONSPEC']._serialized_end=787
-  _globals['_DROPCOUNT']._serialized_start=789
-  _globals['_DROPCOUNT']._serialized_end=849
-  _globals['_INGESTIONSTATUS']._serialized_start=852
-  _globals['_INGESTIONSTATUS']._serialized_end=1331
-  _globals['_INGESTION']._serialized_start=1334
-  _globals['_INGESTION']._serialized_end=1495
-  _globals['_CREATEINGESTIONREQUEST']._serialized_start=1498
-  _globals['_CREATEINGESTIONREQUEST']._serialized_end=1629
-  _globals['_GETINGESTIONREQUEST']._serialized_start=1631
-  _globals['_GETINGESTIONREQUEST']._serialized_end=1666
-  _globals['_LISTINGESTIONSREQUEST']._serialized_start=1668
-  _globals['_LISTINGESTIONSREQUEST']._serialized_end=1746
-  _globals['_LISTINGESTIONSRESPONSE']._serialized_start=1748
-  _globals['_LISTINGESTIONSRESPONSE']._serialized_end=1866
-  _globals['_WATCHINGESTIONSREQUEST']._serialized_start=1868
-  _globals['_WATCHINGESTIONSREQUEST']._serialized_end=1946
-  _globals['_WATCHINGESTIONSRESPONSE']._serialized_start=1949
-  _globals['_WATCHINGESTIONSRESPONSE']._serialized_end=2088
-  _globals['_CANCELINGESTIONREQUEST']._serialized_start=2090
-  _globals['_CANCELINGESTIONREQUEST']._serialized_end=2148
-  _globals['_DROPSAMPLE']._serialized_start=2150
-  _globals['_DROPSAMPLE']._serialized_end=2256
-  _globals['_LISTDROPSAMPLESREQUEST']._serialized_start=2258
-  _globals['_LISTDROPSAMPLESREQUEST']._serialized_end=2349
-  _globals['_LISTDROPSAMPLESRESPONSE']._serialized_start=2351
-  _globals['_LISTDROPSAMPLESRESPONSE']._serialized_end=2455
-  _globals['_LISTINGESTIONEVENTSREQUEST']._serialized_start=2457
-  _globals['_LISTINGESTIONEVENTSREQUEST']._serialized_end=2542
-  _globals['_LISTINGESTIONEVENTSRESPONSE']._serialized_start=2544
-  _globals['_LISTINGESTIONEVENTSRESPONSE']._serialized_end=2639
-  _globals['_INGESTIONSERVICE']._serialized_start=3062
-  _globals['_INGESTIONSERVICE']._serialized_end=3799
+  _globals['_INGESTIONSERVICE'].methods_by_name['CreateIngestion']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['CreateIngestion']._serialized_options = b'\310\363\030\002'
+  _globals['_INGESTIONSERVICE'].methods_by_name['GetIngestion']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['GetIngestion']._serialized_options = b'\310\363\030\001'
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListIngestions']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListIngestions']._serialized_options = b'\310\363\030\001'
+  _globals['_INGESTIONSERVICE'].methods_by_name['WatchIngestions']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['WatchIngestions']._serialized_options = b'\310\363\030\001'
+  _globals['_INGESTIONSERVICE'].methods_by_name['CancelIngestion']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['CancelIngestion']._serialized_options = b'\310\363\030\002'
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListDropSamples']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListDropSamples']._serialized_options = b'\310\363\030\001'
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListIngestionEvents']._loaded_options = None
+  _globals['_INGESTIONSERVICE'].methods_by_name['ListIngestionEvents']._serialized_options = b'\310\363\030\001'
+  _globals['_SOURCEKIND']._serialized_start=2675
+  _globals['_SOURCEKIND']._serialized_end=2986
+  _globals['_EXTRACTIONMODE']._serialized_start=2988
+  _globals['_EXTRACTIONMODE']._serialized_end=3092
+  _globals['_SOURCE']._serialized_start=190
+  _globals['_SOURCE']._serialized_end=370
+  _globals['_FILTER']._serialized_start=372
+  _globals['_FILTER']._serialized_end=439
+  _globals['_INGESTIONSPEC']._serialized_start=442
+  _globals['_INGESTIONSPEC']._serialized_end=820
+  _globals['_DROPCOUNT']._serialized_start=822
+  _globals['_DROPCOUNT']._serialized_end=882
+  _globals['_INGESTIONSTATUS']._serialized_start=885
+  _globals['_INGESTIONSTATUS']._serialized_end=1364
+  _globals['_INGESTION']._serialized_start=1367
+  _globals['_INGESTION']._serialized_end=1528
+  _globals['_CREATEINGESTIONREQUEST']._serialized_start=1531
+  _globals['_CREATEINGESTIONREQUEST']._serialized_end=1662
+  _globals['_GETINGESTIONREQUEST']._serialized_start=1664
+  _globals['_GETINGESTIONREQUEST']._serialized_end=1699
+  _globals['_LISTINGESTIONSREQUEST']._serialized_start=1701
+  _globals['_LISTINGESTIONSREQUEST']._serialized_end=1779
+  _globals['_LISTINGESTIONSRESPONSE']._serialized_start=1781
+  _globals['_LISTINGESTIONSRESPONSE']._serialized_end=1899
+  _globals['_WATCHINGESTIONSREQUEST']._serialized_start=1901
+  _globals['_WATCHINGESTIONSREQUEST']._serialized_end=1979
+  _globals['_WATCHINGESTIONSRESPONSE']._serialized_start=1982
+  _globals['_WATCHINGESTIONSRESPONSE']._serialized_end=2121
+  _globals['_CANCELINGESTIONREQUEST']._serialized_start=2123
+  _globals['_CANCELINGESTIONREQUEST']._serialized_end=2181
+  _globals['_DROPSAMPLE']._serialized_start=2183
+  _globals['_DROPSAMPLE']._serialized_end=2289
+  _globals['_LISTDROPSAMPLESREQUEST']._serialized_start=2291
+  _globals['_LISTDROPSAMPLESREQUEST']._serialized_end=2382
+  _globals['_LISTDROPSAMPLESRESPONSE']._serialized_start=2384
+  _globals['_LISTDROPSAMPLESRESPONSE']._serialized_end=2488
+  _globals['_LISTINGESTIONEVENTSREQUEST']._serialized_start=2490
+  _globals['_LISTINGESTIONEVENTSREQUEST']._serialized_end=2575
+  _globals['_LISTINGESTIONEVENTSRESPONSE']._serialized_start=2577
+  _globals['_LISTINGESTIONEVENTSRESPONSE']._serialized_end=2672
+  _globals['_INGESTIONSERVICE']._serialized_start=3095
+  _globals['_INGESTIONSERVICE']._serialized_end=3874
 # @@protoc_insertion_point(module_scope)

@@ -24,56 +24,59 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.training.v1 import training_run_pb2 as longhaul_dot_training_dot_v1_dot_training__run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n longhaul/training/v1/agent.proto\x12\x14longhaul.training.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'longhaul/training/v1/training_run.proto\"\xae\x04\n\x0e\x43onnectRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12*\n\x04join\x18\x02 \x01(\x0b\x32\x1a.longhaul.training.v1.JoinH\x00\x12\x34\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.longhaul.training.v1.HeartbeatH\x00\x12>\n\x0cstep_metrics\x18\x04 \x01(\x0b\x32&.longhaul.training.v1.StepMetricsBatchH\x00\x12\x37\n\x0bworker_exit\x18\x05 \x01(\x0b\x32 .longhaul.training.v1.WorkerExitH\x00\x12\x37\n\x0b\x65poch_ready\x18\x06 \x01(\x0b\x32 .longhaul.training.v1.EpochReadyH\x00\x12\x33\n\tlog_chunk\x18\x07 \x01(\x0b\x32\x1e.longhaul.training.v1.LogChunkH\x00\x12I\n\x14\x63heckpoint_committed\x18\x08 \x01(\x0b\x32).longhaul.training.v1.CheckpointCommittedH\x00\x12\x39\n\x0crun_finished\x18\t \x01(\x0b\x32!.longhaul.training.v1.RunFinishedH\x00\x12\x31\n\x05\x65vent\x18\n \x01(\x0b\x32 .longhaul.training.v1.AgentEventH\x00\x42\x08\n\x06report\"\xf6\x03\n\x0f\x43onnectResponse\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x30\n\x07welcome\x18\x02 \x01(\x0b\x32\x1d.longhaul.training.v1.WelcomeH\x00\x12\x38\n\x0b\x61\x63knowledge\x18\x03 \x01(\x0b\x32!.longhaul.training.v1.AcknowledgeH\x00\x12;\n\rprepare_epoch\x18\x04 \x01(\x0b\x32\".longhaul.training.v1.PrepareEpochH\x00\x12\x37\n\x0bstart_epoch\x18\x05 \x01(\x0b\x32 .longhaul.training.v1.StartEpochH\x00\x12\x39\n\x0cstop_workers\x18\x06 \x01(\x0b\x32!.longhaul.training.v1.StopWorkersH\x00\x12\x45\n\x12request_checkpoint\x18\x07 \x01(\x0b\x32\'.longhaul.training.v1.RequestCheckpointH\x00\x12\x32\n\x08shutdown\x18\x08 \x01(\x0b\x32\x1e.longhaul.training.v1.ShutdownH\x00\x12\x32\n\x08redirect\x18\t \x01(\x0b\x32\x1e.longhaul.training.v1.RedirectH\x00\x42\t\n\x07\x63ommand\"\xb6\x02\n\x04Join\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x05\x12\x13\n\x0bincarnation\x18\x04 \x01(\x05\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0c\n\x04gpus\x18\x06 \x01(\x05\x12\x0c\n\x04term\x18\x07 \x01(\x03\x12\r\n\x05\x65poch\x18\x08 \x01(\x05\x12\x33\n\x07workers\x18\t \x03(\x0b\x32\".longhaul.training.v1.WorkerStatus\x12\x0c\n\x04host\x18\n \x01(\t\x12\x15\n\rlast_sequence\x18\x0b \x01(\x03\x12\x34\n\x06\x63hecks\x18\x0c \x03(\x0b\x32$.longhaul.training.v1.PreflightCheck\x12(\n\x04time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x01\n\x0cWorkerStatus\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x12\n\nlocal_rank\x18\x02 \x01(\x05\x12\x12\n\nprocess_id\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\r\n\x05phase\x18\x05 \x01(\t\x12\x16\n\x0esilent_seconds\x18\x06 \x01(\x01\x12\x13\n\x0bown_seconds\x18\x07 \x01(\x01\"g\n\tHeartbeat\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x33\n\x07workers\x18\x02 \x03(\x0b\x32\".longhaul.training.v1.WorkerStatus\x12\x16\n\x0eunacknowledged\x18\x03 \x01(\x05\"C\n\x10StepMetricsBatch\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.longhaul.training.v1.StepMetrics\"\x85\x01\n\nWorkerExit\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x11\n\texit_code\x18\x03 \x01(\x05\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x0f\n\x07message\x18\x06 \x01(\t\"7\n\nEpochReady\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x1a\n\x12rendezvous_address\x18\x02 \x01(\t\"W\n\x08LogChunk\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05lines\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\"t\n\x13\x43heckpointCommitted\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\x12\x15\n\rstall_seconds\x18\x04 \x01(\x01\x12\x15\n\rwrite_seconds\x18\x05 \x01(\x01\"*\n\x0bRunFinished\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\"\xa8\x01\n\nAgentEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12%\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65poch\x18\x06 \x01(\x05\x12\x0c\n\x04rank\x18\x07 \x01(\x05\"(\n\x07Welcome\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\x03\"\x1f\n\x0b\x41\x63knowledge\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"6\n\x0cPrepareEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x17\n\x0f\x62ind_rendezvous\x18\x02 \x01(\x08\"\xf4\x01\n\nStartEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x12\n\nworld_size\x18\x02 \x01(\x05\x12\r\n\x05ranks\x18\x03 \x03(\x05\x12\x1a\n\x12rendezvous_address\x18\x04 \x01(\t\x12/\n\x0etrainer_config\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1e\n\x16token_set_manifest_key\x18\x06 \x01(\t\x12\x1b\n\x13resume_manifest_key\x18\x07 \x01(\t\x12\x19\n\x11resume_checkpoint\x18\x08 \x01(\t\x12\x0f\n\x07program\x18\t \x01(\t\"C\n\x0bStopWorkers\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rgrace_seconds\x18\x03 \x01(\x01\"F\n\x11RequestCheckpoint\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x12\n\nstop_after\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x1a\n\x08Shutdown\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\"\n\x08Redirect\x12\x16\n\x0eleader_address\x18\x01 \x01(\t2j\n\x0c\x41gentService\x12Z\n\x07\x43onnect\x12$.longhaul.training.v1.ConnectRequest\x1a%.longhaul.training.v1.ConnectResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n longhaul/training/v1/agent.proto\x12\x14longhaul.training.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flonghaul/common/v1/access.proto\x1a\'longhaul/training/v1/training_run.proto\"\xae\x04\n\x0e\x43onnectRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12*\n\x04join\x18\x02 \x01(\x0b\x32\x1a.longhaul.training.v1.JoinH\x00\x12\x34\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.longhaul.training.v1.HeartbeatH\x00\x12>\n\x0cstep_metrics\x18\x04 \x01(\x0b\x32&.longhaul.training.v1.StepMetricsBatchH\x00\x12\x37\n\x0bworker_exit\x18\x05 \x01(\x0b\x32 .longhaul.training.v1.WorkerExitH\x00\x12\x37\n\x0b\x65poch_ready\x18\x06 \x01(\x0b\x32 .longhaul.training.v1.EpochReadyH\x00\x12\x33\n\tlog_chunk\x18\x07 \x01(\x0b\x32\x1e.longhaul.training.v1.LogChunkH\x00\x12I\n\x14\x63heckpoint_committed\x18\x08 \x01(\x0b\x32).longhaul.training.v1.CheckpointCommittedH\x00\x12\x39\n\x0crun_finished\x18\t \x01(\x0b\x32!.longhaul.training.v1.RunFinishedH\x00\x12\x31\n\x05\x65vent\x18\n \x01(\x0b\x32 .longhaul.training.v1.AgentEventH\x00\x42\x08\n\x06report\"\xf6\x03\n\x0f\x43onnectResponse\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x30\n\x07welcome\x18\x02 \x01(\x0b\x32\x1d.longhaul.training.v1.WelcomeH\x00\x12\x38\n\x0b\x61\x63knowledge\x18\x03 \x01(\x0b\x32!.longhaul.training.v1.AcknowledgeH\x00\x12;\n\rprepare_epoch\x18\x04 \x01(\x0b\x32\".longhaul.training.v1.PrepareEpochH\x00\x12\x37\n\x0bstart_epoch\x18\x05 \x01(\x0b\x32 .longhaul.training.v1.StartEpochH\x00\x12\x39\n\x0cstop_workers\x18\x06 \x01(\x0b\x32!.longhaul.training.v1.StopWorkersH\x00\x12\x45\n\x12request_checkpoint\x18\x07 \x01(\x0b\x32\'.longhaul.training.v1.RequestCheckpointH\x00\x12\x32\n\x08shutdown\x18\x08 \x01(\x0b\x32\x1e.longhaul.training.v1.ShutdownH\x00\x12\x32\n\x08redirect\x18\t \x01(\x0b\x32\x1e.longhaul.training.v1.RedirectH\x00\x42\t\n\x07\x63ommand\"\xb6\x02\n\x04Join\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x05\x12\x13\n\x0bincarnation\x18\x04 \x01(\x05\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\x0c\n\x04gpus\x18\x06 \x01(\x05\x12\x0c\n\x04term\x18\x07 \x01(\x03\x12\r\n\x05\x65poch\x18\x08 \x01(\x05\x12\x33\n\x07workers\x18\t \x03(\x0b\x32\".longhaul.training.v1.WorkerStatus\x12\x0c\n\x04host\x18\n \x01(\t\x12\x15\n\rlast_sequence\x18\x0b \x01(\x03\x12\x34\n\x06\x63hecks\x18\x0c \x03(\x0b\x32$.longhaul.training.v1.PreflightCheck\x12(\n\x04time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8e\x01\n\x0cWorkerStatus\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x12\n\nlocal_rank\x18\x02 \x01(\x05\x12\x12\n\nprocess_id\x18\x03 \x01(\x05\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\r\n\x05phase\x18\x05 \x01(\t\x12\x16\n\x0esilent_seconds\x18\x06 \x01(\x01\x12\x13\n\x0bown_seconds\x18\x07 \x01(\x01\"g\n\tHeartbeat\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x33\n\x07workers\x18\x02 \x03(\x0b\x32\".longhaul.training.v1.WorkerStatus\x12\x16\n\x0eunacknowledged\x18\x03 \x01(\x05\"C\n\x10StepMetricsBatch\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.longhaul.training.v1.StepMetrics\"\x85\x01\n\nWorkerExit\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\x11\n\texit_code\x18\x03 \x01(\x05\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04step\x18\x05 \x01(\x03\x12\x0f\n\x07message\x18\x06 \x01(\t\"7\n\nEpochReady\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x1a\n\x12rendezvous_address\x18\x02 \x01(\t\"W\n\x08LogChunk\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05\x65poch\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\r\n\x05lines\x18\x04 \x01(\x03\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\"t\n\x13\x43heckpointCommitted\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x05\x12\x15\n\rstall_seconds\x18\x04 \x01(\x01\x12\x15\n\rwrite_seconds\x18\x05 \x01(\x01\"*\n\x0bRunFinished\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\"\xa8\x01\n\nAgentEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12%\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65poch\x18\x06 \x01(\x05\x12\x0c\n\x04rank\x18\x07 \x01(\x05\"(\n\x07Welcome\x12\x1d\n\x15\x61\x63knowledged_sequence\x18\x01 \x01(\x03\"\x1f\n\x0b\x41\x63knowledge\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"6\n\x0cPrepareEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x17\n\x0f\x62ind_rendezvous\x18\x02 \x01(\x08\"\xf4\x01\n\nStartEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x12\n\nworld_size\x18\x02 \x01(\x05\x12\r\n\x05ranks\x18\x03 \x03(\x05\x12\x1a\n\x12rendezvous_address\x18\x04 \x01(\t\x12/\n\x0etrainer_config\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1e\n\x16token_set_manifest_key\x18\x06 \x01(\t\x12\x1b\n\x13resume_manifest_key\x18\x07 \x01(\t\x12\x19\n\x11resume_checkpoint\x18\x08 \x01(\t\x12\x0f\n\x07program\x18\t \x01(\t\"C\n\x0bStopWorkers\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x15\n\rgrace_seconds\x18\x03 \x01(\x01\"F\n\x11RequestCheckpoint\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x12\n\nstop_after\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x1a\n\x08Shutdown\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\"\n\x08Redirect\x12\x16\n\x0eleader_address\x18\x01 \x01(\t2t\n\x0c\x41gentService\x12\x64\n\x07\x43onnect\x12$.longhaul.training.v1.ConnectRequest\x1a%.longhaul.training.v1.ConnectResponse\"\x08\xc8\xf3\x18\x04\xd0\xf3\x18\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.training.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONNECTREQUEST']._serialized_start=163
-  _globals['_CONNECTREQUEST']._serialized_end=721
-  _globals['_CONNECTRESPONSE']._serialized_start=724
-  _globals['_CONNECTRESPONSE']._serialized_end=1226
-  _globals['_JOIN']._serialized_start=1229
-  _globals['_JOIN']._serialized_end=1539
-  _globals['_WORKERSTATUS']._serialized_start=1542
-  _globals['_WORKERSTATUS']._serialized_end=1684
-  _globals['_HEARTBEAT']._serialized_start=1686
-  _globals['_HEARTBEAT']._serialized_end=1789
-  _globals['_STEPMETRICSBATCH']._serialized_start=1791
-  _globals['_STEPMETRICSBATCH']._serialized_end=1858
-  _globals['_WORKEREXIT']._serialized_start=1861
-  _globals['_WORKEREXIT']._serialized_end=1994
-  _globals['_EPOCHREADY']._serialized_start=1996
-  _globals['_EPOCHREADY']._serialized_end=2051
-  _globals['_LOGCHUNK']._serialized_start=2053
-  _globals['_LOGCHUNK']._serialized_end=2140
-  _globals['_CHECKPOINTCOMMITTED']._serialized_start=2142
-  _globals['_CHECKPOINTCOMMITTED']._serialized_end=2258
-  _globals['_RUNFINISHED']._serialized_start=2260
-  _globals['_RUNFINISHED']._serialized_end=2302
-  _globals['_AGENTEVENT']._serialized_start=2305
-  _globals['_AGENTEVENT']._serialized_end=2473
-  _globals['_WELCOME']._serialized_start=2475
-  _globals['_WELCOME']._serialized_end=2515
-  _globals['_ACKNOWLEDGE']._serialized_start=2517
-  _globals['_ACKNOWLEDGE']._serialized_end=2548
-  _globals['_PREPAREEPOCH']._serialized_start=2550
-  _globals['_PREPAREEPOCH']._serialized_end=2604
-  _globals['_STARTEPOCH']._serialized_start=2607
-  _globals['_STARTEPOCH']._serialized_end=2851
-  _globals['_STOPWORKERS']._serialized_start=2853
-  _globals['_STOPWORKERS']._serialized_end=2920
-  _globals['_REQUESTCHECKPOINT']._serialized_start=2922
-  _globals['_REQUESTCHECKPOINT']._serialized_end=2992
-  _globals['_SHUTDOWN']._serialized_start=2994
-  _globals['_SHUTDOWN']._serialized_end=3020
-  _globals['_REDIRECT']._serialized_start=3022
-  _globals['_REDIRECT']._serialized_end=3056
-  _globals['_AGENTSERVICE']._serialized_start=3058
-  _globals['_AGENTSERVICE']._serialized_end=3164
+  _globals['_AGENTSERVICE'].methods_by_name['Connect']._loaded_options = None
+  _globals['_AGENTSERVICE'].methods_by_name['Connect']._serialized_options = b'\310\363\030\004\320\363\030\001'
+  _globals['_CONNECTREQUEST']._serialized_start=196
+  _globals['_CONNECTREQUEST']._serialized_end=754
+  _globals['_CONNECTRESPONSE']._serialized_start=757
+  _globals['_CONNECTRESPONSE']._serialized_end=1259
+  _globals['_JOIN']._serialized_start=1262
+  _globals['_JOIN']._serialized_end=1572
+  _globals['_WORKERSTATUS']._serialized_start=1575
+  _globals['_WORKERSTATUS']._serialized_end=1717
+  _globals['_HEARTBEAT']._serialized_start=1719
+  _globals['_HEARTBEAT']._serialized_end=1822
+  _globals['_STEPMETRICSBATCH']._serialized_start=1824
+  _globals['_STEPMETRICSBATCH']._serialized_end=1891
+  _globals['_WORKEREXIT']._serialized_start=1894
+  _globals['_WORKEREXIT']._serialized_end=2027
+  _globals['_EPOCHREADY']._serialized_start=2029
+  _globals['_EPOCHREADY']._serialized_end=2084
+  _globals['_LOGCHUNK']._serialized_start=2086
+  _globals['_LOGCHUNK']._serialized_end=2173
+  _globals['_CHECKPOINTCOMMITTED']._serialized_start=2175
+  _globals['_CHECKPOINTCOMMITTED']._serialized_end=2291
+  _globals['_RUNFINISHED']._serialized_start=2293
+  _globals['_RUNFINISHED']._serialized_end=2335
+  _globals['_AGENTEVENT']._serialized_start=2338
+  _globals['_AGENTEVENT']._serialized_end=2506
+  _globals['_WELCOME']._serialized_start=2508
+  _globals['_WELCOME']._serialized_end=2548
+  _globals['_ACKNOWLEDGE']._serialized_start=2550
+  _globals['_ACKNOWLEDGE']._serialized_end=2581
+  _globals['_PREPAREEPOCH']._serialized_start=2583
+  _globals['_PREPAREEPOCH']._serialized_end=2637
+  _globals['_STARTEPOCH']._serialized_start=2640
+  _globals['_STARTEPOCH']._serialized_end=2884
+  _globals['_STOPWORKERS']._serialized_start=2886
+  _globals['_STOPWORKERS']._serialized_end=2953
+  _globals['_REQUESTCHECKPOINT']._serialized_start=2955
+  _globals['_REQUESTCHECKPOINT']._serialized_end=3025
+  _globals['_SHUTDOWN']._serialized_start=3027
+  _globals['_SHUTDOWN']._serialized_end=3053
+  _globals['_REDIRECT']._serialized_start=3055
+  _globals['_REDIRECT']._serialized_end=3089
+  _globals['_AGENTSERVICE']._serialized_start=3091
+  _globals['_AGENTSERVICE']._serialized_end=3207
 # @@protoc_insertion_point(module_scope)

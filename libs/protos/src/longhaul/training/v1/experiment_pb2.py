@@ -23,41 +23,52 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 from longhaul.training.v1 import training_run_pb2 as longhaul_dot_training_dot_v1_dot_training__run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%longhaul/training/v1/experiment.proto\x12\x14longhaul.training.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a!longhaul/common/v1/resource.proto\x1a\'longhaul/training/v1/training_run.proto\"J\n\x07Variant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12%\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x92\x01\n\x0e\x45xperimentSpec\x12\x37\n\x08\x62\x61seline\x18\x01 \x01(\x0b\x32%.longhaul.training.v1.TrainingRunSpec\x12/\n\x08variants\x18\x02 \x03(\x0b\x32\x1d.longhaul.training.v1.Variant\x12\x16\n\x0eminimum_effect\x18\x03 \x01(\x01\"\xb7\x01\n\rExperimentArm\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0ctraining_run\x18\x02 \x01(\t\x12\x35\n\x05state\x18\x03 \x01(\x0e\x32&.longhaul.training.v1.TrainingRunState\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x17\n\x0fvalidation_loss\x18\x05 \x01(\x01\x12\x12\n\ndifference\x18\x06 \x01(\x01\x12\x12\n\nparameters\x18\x07 \x01(\x03\"\xb3\x01\n\x10\x45xperimentStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12\x31\n\x04\x61rms\x18\x03 \x03(\x0b\x32#.longhaul.training.v1.ExperimentArm\x12\x0e\n\x06winner\x18\x04 \x01(\t\"\xa8\x01\n\nExperiment\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32$.longhaul.training.v1.ExperimentSpec\x12\x36\n\x06status\x18\x03 \x01(\x0b\x32&.longhaul.training.v1.ExperimentStatus\"\x88\x01\n\x17\x43reateExperimentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x32\n\x04spec\x18\x03 \x01(\x0b\x32$.longhaul.training.v1.ExperimentSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x14GetExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListExperimentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"{\n\x17ListExperimentsResponse\x12\x35\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32 .longhaul.training.v1.Experiment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"O\n\x17WatchExperimentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x90\x01\n\x18WatchExperimentsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x34\n\nexperiment\x18\x02 \x01(\x0b\x32 .longhaul.training.v1.Experiment\x12\x10\n\x08revision\x18\x03 \x01(\x03\";\n\x17\x43\x61ncelExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xa1\x04\n\x11\x45xperimentService\x12\x63\n\x10\x43reateExperiment\x12-.longhaul.training.v1.CreateExperimentRequest\x1a .longhaul.training.v1.Experiment\x12]\n\rGetExperiment\x12*.longhaul.training.v1.GetExperimentRequest\x1a .longhaul.training.v1.Experiment\x12n\n\x0fListExperiments\x12,.longhaul.training.v1.ListExperimentsRequest\x1a-.longhaul.training.v1.ListExperimentsResponse\x12s\n\x10WatchExperiments\x12-.longhaul.training.v1.WatchExperimentsRequest\x1a..longhaul.training.v1.WatchExperimentsResponse0\x01\x12\x63\n\x10\x43\x61ncelExperiment\x12-.longhaul.training.v1.CancelExperimentRequest\x1a .longhaul.training.v1.Experimentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%longhaul/training/v1/experiment.proto\x12\x14longhaul.training.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\x1a\'longhaul/training/v1/training_run.proto\"J\n\x07Variant\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12%\n\x05value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\x92\x01\n\x0e\x45xperimentSpec\x12\x37\n\x08\x62\x61seline\x18\x01 \x01(\x0b\x32%.longhaul.training.v1.TrainingRunSpec\x12/\n\x08variants\x18\x02 \x03(\x0b\x32\x1d.longhaul.training.v1.Variant\x12\x16\n\x0eminimum_effect\x18\x03 \x01(\x01\"\xb7\x01\n\rExperimentArm\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0ctraining_run\x18\x02 \x01(\t\x12\x35\n\x05state\x18\x03 \x01(\x0e\x32&.longhaul.training.v1.TrainingRunState\x12\x0c\n\x04step\x18\x04 \x01(\x03\x12\x17\n\x0fvalidation_loss\x18\x05 \x01(\x01\x12\x12\n\ndifference\x18\x06 \x01(\x01\x12\x12\n\nparameters\x18\x07 \x01(\x03\"\xb3\x01\n\x10\x45xperimentStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12\x31\n\x04\x61rms\x18\x03 \x03(\x0b\x32#.longhaul.training.v1.ExperimentArm\x12\x0e\n\x06winner\x18\x04 \x01(\t\"\xa8\x01\n\nExperiment\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12\x32\n\x04spec\x18\x02 \x01(\x0b\x32$.longhaul.training.v1.ExperimentSpec\x12\x36\n\x06status\x18\x03 \x01(\x0b\x32&.longhaul.training.v1.ExperimentStatus\"\x88\x01\n\x17\x43reateExperimentRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x15\n\rexperiment_id\x18\x02 \x01(\t\x12\x32\n\x04spec\x18\x03 \x01(\x0b\x32$.longhaul.training.v1.ExperimentSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"$\n\x14GetExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x16ListExperimentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"{\n\x17ListExperimentsResponse\x12\x35\n\x0b\x65xperiments\x18\x01 \x03(\x0b\x32 .longhaul.training.v1.Experiment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"O\n\x17WatchExperimentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"\x90\x01\n\x18WatchExperimentsResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12\x34\n\nexperiment\x18\x02 \x01(\x0b\x32 .longhaul.training.v1.Experiment\x12\x10\n\x08revision\x18\x03 \x01(\x03\";\n\x17\x43\x61ncelExperimentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t2\xbf\x04\n\x11\x45xperimentService\x12i\n\x10\x43reateExperiment\x12-.longhaul.training.v1.CreateExperimentRequest\x1a .longhaul.training.v1.Experiment\"\x04\xc8\xf3\x18\x02\x12\x63\n\rGetExperiment\x12*.longhaul.training.v1.GetExperimentRequest\x1a .longhaul.training.v1.Experiment\"\x04\xc8\xf3\x18\x01\x12t\n\x0fListExperiments\x12,.longhaul.training.v1.ListExperimentsRequest\x1a-.longhaul.training.v1.ListExperimentsResponse\"\x04\xc8\xf3\x18\x01\x12y\n\x10WatchExperiments\x12-.longhaul.training.v1.WatchExperimentsRequest\x1a..longhaul.training.v1.WatchExperimentsResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12i\n\x10\x43\x61ncelExperiment\x12-.longhaul.training.v1.CancelExperimentRequest\x1a .longhaul.training.v1.Experiment\"\x04\xc8\xf3\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.training.v1.experiment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VARIANT']._serialized_start=169
-  _globals['_VARIANT']._serialized_end=243
-  _globals['_EXPERIMENTSPEC']._serialized_start=246
-  _globals['_EXPERIMENTSPEC']._serialized_end=392
-  _globals['_EXPERIMENTARM']._serialized_start=395
-  _globals['_EXPERIMENTARM']._serialized_end=578
-  _globals['_EXPERIMENTSTATUS']._serialized_start=581
-  _globals['_EXPERIMENTSTATUS']._serialized_end=760
-  _globals['_EXPERIMENT']._serialized_start=763
-  _globals['_EXPERIMENT']._serialized_end=931
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=934
-  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=1070
-  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1072
-  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1108
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1110
-  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1189
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1191
-  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=1314
-  _globals['_WATCHEXPERIMENTSREQUEST']._serialized_start=1316
-  _globals['_WATCHEXPERIMENTSREQUEST']._serialized_end=1395
-  _globals['_WATCHEXPERIMENTSRESPONSE']._serialized_start=1398
-  _globals['_WATCHEXPERIMENTSRESPONSE']._serialized_end=1542
-  _globals['_CANCELEXPERIMENTREQUEST']._serialized_start=1544
-  _globals['_CANCELEXPERIMENTREQUEST']._serialized_end=1603
-  _globals['_EXPERIMENTSERVICE']._serialized_start=1606
-  _globals['_EXPERIMENTSERVICE']._serialized_end=2151
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['CreateExperiment']._loaded_options = None
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['CreateExperiment']._serialized_options = b'\310\363\030\002'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperiment']._loaded_options = None
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['GetExperiment']._serialized_options = b'\310\363\030\001'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['ListExperiments']._loaded_options = None
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['ListExperiments']._serialized_options = b'\310\363\030\001'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['WatchExperiments']._loaded_options = None
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['WatchExperiments']._serialized_options = b'\310\363\030\001'
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['CancelExperiment']._loaded_options = None
+  _globals['_EXPERIMENTSERVICE'].methods_by_name['CancelExperiment']._serialized_options = b'\310\363\030\002'
+  _globals['_VARIANT']._serialized_start=202
+  _globals['_VARIANT']._serialized_end=276
+  _globals['_EXPERIMENTSPEC']._serialized_start=279
+  _globals['_EXPERIMENTSPEC']._serialized_end=425
+  _globals['_EXPERIMENTARM']._serialized_start=428
+  _globals['_EXPERIMENTARM']._serialized_end=611
+  _globals['_EXPERIMENTSTATUS']._serialized_start=614
+  _globals['_EXPERIMENTSTATUS']._serialized_end=793
+  _globals['_EXPERIMENT']._serialized_start=796
+  _globals['_EXPERIMENT']._serialized_end=964
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_start=967
+  _globals['_CREATEEXPERIMENTREQUEST']._serialized_end=1103
+  _globals['_GETEXPERIMENTREQUEST']._serialized_start=1105
+  _globals['_GETEXPERIMENTREQUEST']._serialized_end=1141
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_start=1143
+  _globals['_LISTEXPERIMENTSREQUEST']._serialized_end=1222
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_start=1224
+  _globals['_LISTEXPERIMENTSRESPONSE']._serialized_end=1347
+  _globals['_WATCHEXPERIMENTSREQUEST']._serialized_start=1349
+  _globals['_WATCHEXPERIMENTSREQUEST']._serialized_end=1428
+  _globals['_WATCHEXPERIMENTSRESPONSE']._serialized_start=1431
+  _globals['_WATCHEXPERIMENTSRESPONSE']._serialized_end=1575
+  _globals['_CANCELEXPERIMENTREQUEST']._serialized_start=1577
+  _globals['_CANCELEXPERIMENTREQUEST']._serialized_end=1636
+  _globals['_EXPERIMENTSERVICE']._serialized_start=1639
+  _globals['_EXPERIMENTSERVICE']._serialized_end=2214
 # @@protoc_insertion_point(module_scope)

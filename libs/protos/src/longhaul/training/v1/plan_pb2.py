@@ -24,25 +24,28 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flonghaul/training/v1/plan.proto\x12\x14longhaul.training.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xdb\x01\n\x11\x43reatePlanRequest\x12/\n\x0etrainer_config\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05nodes\x18\x02 \x01(\x05\x12\x15\n\rgpus_per_node\x18\x03 \x01(\x05\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x04 \x01(\t\x12\x14\n\x0c\x65xpected_mfu\x18\x05 \x01(\x01\x12\x1a\n\x12price_per_gpu_hour\x18\x06 \x01(\x01\x12\x18\n\x10\x61vailable_tokens\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\"\x8f\x01\n\x0eMemoryEstimate\x12\x12\n\nparameters\x18\x01 \x01(\x03\x12\x11\n\tgradients\x18\x02 \x01(\x03\x12\x11\n\toptimizer\x18\x03 \x01(\x03\x12\x13\n\x0b\x61\x63tivations\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\x11\n\tavailable\x18\x06 \x01(\x03\x12\x0c\n\x04\x66its\x18\x07 \x01(\x08\";\n\nLedgerLine\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x11\n\tgpu_hours\x18\x02 \x01(\x01\x12\x0c\n\x04note\x18\x03 \x01(\t\"E\n\x0f\x43ompassQuestion\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x02 \x01(\t\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x08\"\xe9\x04\n\x04Plan\x12\x12\n\nparameters\x18\x01 \x01(\x03\x12\x19\n\x11\x61\x63tive_parameters\x18\x02 \x01(\x03\x12\x1c\n\x14\x65mbedding_parameters\x18\x03 \x01(\x03\x12\x17\n\x0f\x66lops_per_token\x18\x04 \x01(\x01\x12\r\n\x05steps\x18\x05 \x01(\x03\x12\x0e\n\x06tokens\x18\x06 \x01(\x03\x12\x17\n\x0ftokens_per_step\x18\x07 \x01(\x03\x12\x1c\n\x14tokens_per_parameter\x18\x08 \x01(\x01\x12\x1e\n\x16\x63ompute_optimal_tokens\x18\t \x01(\x03\x12\x16\n\x0epredicted_loss\x18\n \x01(\x01\x12\x34\n\x06memory\x18\x0b \x01(\x0b\x32$.longhaul.training.v1.MemoryEstimate\x12\x30\n\rtraining_time\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11tokens_per_second\x18\r \x01(\x01\x12\x11\n\tgpu_hours\x18\x0e \x01(\x01\x12\x30\n\x06ledger\x18\x0f \x03(\x0b\x32 .longhaul.training.v1.LedgerLine\x12\x0c\n\x04\x63ost\x18\x10 \x01(\x01\x12\x18\n\x10\x63heckpoint_bytes\x18\x11 \x01(\x03\x12\x0e\n\x06layout\x18\x12 \x01(\t\x12\x13\n\x0b\x61ssumptions\x18\x13 \x01(\t\x12\x10\n\x08warnings\x18\x14 \x03(\t\x12\x36\n\x07\x63ompass\x18\x15 \x03(\x0b\x32%.longhaul.training.v1.CompassQuestion\x12\x0e\n\x06\x65pochs\x18\x16 \x01(\x01\x32`\n\x0bPlanService\x12Q\n\nCreatePlan\x12\'.longhaul.training.v1.CreatePlanRequest\x1a\x1a.longhaul.training.v1.Planb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flonghaul/training/v1/plan.proto\x12\x14longhaul.training.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1flonghaul/common/v1/access.proto\"\xdb\x01\n\x11\x43reatePlanRequest\x12/\n\x0etrainer_config\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05nodes\x18\x02 \x01(\x05\x12\x15\n\rgpus_per_node\x18\x03 \x01(\x05\x12\x13\n\x0b\x61\x63\x63\x65lerator\x18\x04 \x01(\t\x12\x14\n\x0c\x65xpected_mfu\x18\x05 \x01(\x01\x12\x1a\n\x12price_per_gpu_hour\x18\x06 \x01(\x01\x12\x18\n\x10\x61vailable_tokens\x18\x07 \x01(\x03\x12\x0e\n\x06reason\x18\x08 \x01(\t\"\x8f\x01\n\x0eMemoryEstimate\x12\x12\n\nparameters\x18\x01 \x01(\x03\x12\x11\n\tgradients\x18\x02 \x01(\x03\x12\x11\n\toptimizer\x18\x03 \x01(\x03\x12\x13\n\x0b\x61\x63tivations\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12\x11\n\tavailable\x18\x06 \x01(\x03\x12\x0c\n\x04\x66its\x18\x07 \x01(\x08\";\n\nLedgerLine\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x11\n\tgpu_hours\x18\x02 \x01(\x01\x12\x0c\n\x04note\x18\x03 \x01(\t\"E\n\x0f\x43ompassQuestion\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x02 \x01(\t\x12\x10\n\x08\x61nswered\x18\x03 \x01(\x08\"\xe9\x04\n\x04Plan\x12\x12\n\nparameters\x18\x01 \x01(\x03\x12\x19\n\x11\x61\x63tive_parameters\x18\x02 \x01(\x03\x12\x1c\n\x14\x65mbedding_parameters\x18\x03 \x01(\x03\x12\x17\n\x0f\x66lops_per_token\x18\x04 \x01(\x01\x12\r\n\x05steps\x18\x05 \x01(\x03\x12\x0e\n\x06tokens\x18\x06 \x01(\x03\x12\x17\n\x0ftokens_per_step\x18\x07 \x01(\x03\x12\x1c\n\x14tokens_per_parameter\x18\x08 \x01(\x01\x12\x1e\n\x16\x63ompute_optimal_tokens\x18\t \x01(\x03\x12\x16\n\x0epredicted_loss\x18\n \x01(\x01\x12\x34\n\x06memory\x18\x0b \x01(\x0b\x32$.longhaul.training.v1.MemoryEstimate\x12\x30\n\rtraining_time\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11tokens_per_second\x18\r \x01(\x01\x12\x11\n\tgpu_hours\x18\x0e \x01(\x01\x12\x30\n\x06ledger\x18\x0f \x03(\x0b\x32 .longhaul.training.v1.LedgerLine\x12\x0c\n\x04\x63ost\x18\x10 \x01(\x01\x12\x18\n\x10\x63heckpoint_bytes\x18\x11 \x01(\x03\x12\x0e\n\x06layout\x18\x12 \x01(\t\x12\x13\n\x0b\x61ssumptions\x18\x13 \x01(\t\x12\x10\n\x08warnings\x18\x14 \x03(\t\x12\x36\n\x07\x63ompass\x18\x15 \x03(\x0b\x32%.longhaul.training.v1.CompassQuestion\x12\x0e\n\x06\x65pochs\x18\x16 \x01(\x01\x32\x66\n\x0bPlanService\x12W\n\nCreatePlan\x12\'.longhaul.training.v1.CreatePlanRequest\x1a\x1a.longhaul.training.v1.Plan\"\x04\xc8\xf3\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.training.v1.plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATEPLANREQUEST']._serialized_start=120
-  _globals['_CREATEPLANREQUEST']._serialized_end=339
-  _globals['_MEMORYESTIMATE']._serialized_start=342
-  _globals['_MEMORYESTIMATE']._serialized_end=485
-  _globals['_LEDGERLINE']._serialized_start=487
-  _globals['_LEDGERLINE']._serialized_end=546
-  _globals['_COMPASSQUESTION']._serialized_start=548
-  _globals['_COMPASSQUESTION']._serialized_end=617
-  _globals['_PLAN']._serialized_start=620
-  _globals['_PLAN']._serialized_end=1237
-  _globals['_PLANSERVICE']._serialized_start=1239
-  _globals['_PLANSERVICE']._serialized_end=1335
+  _globals['_PLANSERVICE'].methods_by_name['CreatePlan']._loaded_options = None
+  _globals['_PLANSERVICE'].methods_by_name['CreatePlan']._serialized_options = b'\310\363\030\001'
+  _globals['_CREATEPLANREQUEST']._serialized_start=153
+  _globals['_CREATEPLANREQUEST']._serialized_end=372
+  _globals['_MEMORYESTIMATE']._serialized_start=375
+  _globals['_MEMORYESTIMATE']._serialized_end=518
+  _globals['_LEDGERLINE']._serialized_start=520
+  _globals['_LEDGERLINE']._serialized_end=579
+  _globals['_COMPASSQUESTION']._serialized_start=581
+  _globals['_COMPASSQUESTION']._serialized_end=650
+  _globals['_PLAN']._serialized_start=653
+  _globals['_PLAN']._serialized_end=1270
+  _globals['_PLANSERVICE']._serialized_start=1272
+  _globals['_PLANSERVICE']._serialized_end=1374
 # @@protoc_insertion_point(module_scope)

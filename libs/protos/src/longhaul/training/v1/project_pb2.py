@@ -22,32 +22,41 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/training/v1/project.proto\x12\x14longhaul.training.v1\x1a!longhaul/common/v1/resource.proto\"E\n\x0bProjectSpec\x12\x11\n\tgpu_quota\x18\x01 \x01(\x05\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12\x11\n\tnamespace\x18\x03 \x01(\t\"d\n\rProjectStatus\x12\x13\n\x0bgpus_in_use\x18\x01 \x01(\x05\x12\x13\n\x0bruns_active\x18\x02 \x01(\x05\x12\x13\n\x0bruns_queued\x18\x03 \x01(\x05\x12\x14\n\x0cstore_prefix\x18\x04 \x01(\t\"\x9f\x01\n\x07Project\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.training.v1.ProjectSpec\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.longhaul.training.v1.ProjectStatus\"o\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.training.v1.ProjectSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"r\n\x14ListProjectsResponse\x12/\n\x08projects\x18\x01 \x03(\x0b\x32\x1d.longhaul.training.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"p\n\x14UpdateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.training.v1.ProjectSpec\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\x03\x32\x85\x03\n\x0eProjectService\x12Z\n\rCreateProject\x12*.longhaul.training.v1.CreateProjectRequest\x1a\x1d.longhaul.training.v1.Project\x12T\n\nGetProject\x12\'.longhaul.training.v1.GetProjectRequest\x1a\x1d.longhaul.training.v1.Project\x12\x65\n\x0cListProjects\x12).longhaul.training.v1.ListProjectsRequest\x1a*.longhaul.training.v1.ListProjectsResponse\x12Z\n\rUpdateProject\x12*.longhaul.training.v1.UpdateProjectRequest\x1a\x1d.longhaul.training.v1.Projectb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"longhaul/training/v1/project.proto\x12\x14longhaul.training.v1\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\"E\n\x0bProjectSpec\x12\x11\n\tgpu_quota\x18\x01 \x01(\x05\x12\x10\n\x08priority\x18\x02 \x01(\x05\x12\x11\n\tnamespace\x18\x03 \x01(\t\"d\n\rProjectStatus\x12\x13\n\x0bgpus_in_use\x18\x01 \x01(\x05\x12\x13\n\x0bruns_active\x18\x02 \x01(\x05\x12\x13\n\x0bruns_queued\x18\x03 \x01(\x05\x12\x14\n\x0cstore_prefix\x18\x04 \x01(\t\"\x9f\x01\n\x07Project\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.training.v1.ProjectSpec\x12\x33\n\x06status\x18\x03 \x01(\x0b\x32#.longhaul.training.v1.ProjectStatus\"o\n\x14\x43reateProjectRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.training.v1.ProjectSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"!\n\x11GetProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"r\n\x14ListProjectsResponse\x12/\n\x08projects\x18\x01 \x03(\x0b\x32\x1d.longhaul.training.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"p\n\x14UpdateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x04spec\x18\x02 \x01(\x0b\x32!.longhaul.training.v1.ProjectSpec\x12\x19\n\x11\x65xpected_revision\x18\x03 \x01(\x03\x32\x9d\x03\n\x0eProjectService\x12`\n\rCreateProject\x12*.longhaul.training.v1.CreateProjectRequest\x1a\x1d.longhaul.training.v1.Project\"\x04\xc8\xf3\x18\x03\x12Z\n\nGetProject\x12\'.longhaul.training.v1.GetProjectRequest\x1a\x1d.longhaul.training.v1.Project\"\x04\xc8\xf3\x18\x01\x12k\n\x0cListProjects\x12).longhaul.training.v1.ListProjectsRequest\x1a*.longhaul.training.v1.ListProjectsResponse\"\x04\xc8\xf3\x18\x01\x12`\n\rUpdateProject\x12*.longhaul.training.v1.UpdateProjectRequest\x1a\x1d.longhaul.training.v1.Project\"\x04\xc8\xf3\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.training.v1.project_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROJECTSPEC']._serialized_start=95
-  _globals['_PROJECTSPEC']._serialized_end=164
-  _globals['_PROJECTSTATUS']._serialized_start=166
-  _globals['_PROJECTSTATUS']._serialized_end=266
-  _globals['_PROJECT']._serialized_start=269
-  _globals['_PROJECT']._serialized_end=428
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=430
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=541
-  _globals['_GETPROJECTREQUEST']._serialized_start=543
-  _globals['_GETPROJECTREQUEST']._serialized_end=576
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=578
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=638
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=640
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=754
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=756
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=868
-  _globals['_PROJECTSERVICE']._serialized_start=871
-  _globals['_PROJECTSERVICE']._serialized_end=1260
+  _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._serialized_options = b'\310\363\030\003'
+  _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._serialized_options = b'\310\363\030\001'
+  _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._serialized_options = b'\310\363\030\001'
+  _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._loaded_options = None
+  _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._serialized_options = b'\310\363\030\003'
+  _globals['_PROJECTSPEC']._serialized_start=128
+  _globals['_PROJECTSPEC']._serialized_end=197
+  _globals['_PROJECTSTATUS']._serialized_start=199
+  _globals['_PROJECTSTATUS']._serialized_end=299
+  _globals['_PROJECT']._serialized_start=302
+  _globals['_PROJECT']._serialized_end=461
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=463
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=574
+  _globals['_GETPROJECTREQUEST']._serialized_start=576
+  _globals['_GETPROJECTREQUEST']._serialized_end=609
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=611
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=671
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=673
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=787
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=789
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=901
+  _globals['_PROJECTSERVICE']._serialized_start=904
+  _globals['_PROJECTSERVICE']._serialized_end=1317
 # @@protoc_insertion_point(module_scope)

@@ -25,38 +25,49 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from longhaul.common.v1 import access_pb2 as longhaul_dot_common_dot_v1_dot_access__pb2
 from longhaul.common.v1 import resource_pb2 as longhaul_dot_common_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flonghaul/training/v1/task.proto\x12\x14longhaul.training.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!longhaul/common/v1/resource.proto\"\xd1\x01\n\x08TaskSpec\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.longhaul.training.v1.TaskKind\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nresult_key\x18\x03 \x01(\t\x12\x0c\n\x04gpus\x18\x04 \x01(\x05\x12\x0c\n\x04node\x18\x05 \x01(\t\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x07 \x01(\x05\"\x9f\x02\n\nTaskStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x11\n\texit_code\x18\x06 \x01(\x05\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0epending_reason\x18\t \x01(\t\"\x96\x01\n\x04Task\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.longhaul.training.v1.TaskSpec\x12\x30\n\x06status\x18\x03 \x01(\x0b\x32 .longhaul.training.v1.TaskStatus\"v\n\x11\x43reateTaskRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12,\n\x04spec\x18\x03 \x01(\x0b\x32\x1e.longhaul.training.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x10ListTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x11ListTasksResponse\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.longhaul.training.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"I\n\x11WatchTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"~\n\x12WatchTasksResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12(\n\x04task\x18\x02 \x01(\x0b\x32\x1a.longhaul.training.v1.Task\x12\x10\n\x08revision\x18\x03 \x01(\x03\"5\n\x11\x43\x61ncelTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t*g\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_KIND_SCORE\x10\x01\x12\x14\n\x10TASK_KIND_EXPORT\x10\x02\x12\x15\n\x11TASK_KIND_BURN_IN\x10\x03\x32\xc1\x03\n\x0bTaskService\x12Q\n\nCreateTask\x12\'.longhaul.training.v1.CreateTaskRequest\x1a\x1a.longhaul.training.v1.Task\x12K\n\x07GetTask\x12$.longhaul.training.v1.GetTaskRequest\x1a\x1a.longhaul.training.v1.Task\x12\\\n\tListTasks\x12&.longhaul.training.v1.ListTasksRequest\x1a\'.longhaul.training.v1.ListTasksResponse\x12\x61\n\nWatchTasks\x12\'.longhaul.training.v1.WatchTasksRequest\x1a(.longhaul.training.v1.WatchTasksResponse0\x01\x12Q\n\nCancelTask\x12\'.longhaul.training.v1.CancelTaskRequest\x1a\x1a.longhaul.training.v1.Taskb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1flonghaul/training/v1/task.proto\x12\x14longhaul.training.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1flonghaul/common/v1/access.proto\x1a!longhaul/common/v1/resource.proto\"\xd1\x01\n\x08TaskSpec\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.longhaul.training.v1.TaskKind\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nresult_key\x18\x03 \x01(\t\x12\x0c\n\x04gpus\x18\x04 \x01(\x05\x12\x0c\n\x04node\x18\x05 \x01(\t\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07retries\x18\x07 \x01(\x05\"\x9f\x02\n\nTaskStatus\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.longhaul.common.v1.JobState\x12/\n\x06reason\x18\x02 \x01(\x0b\x32\x1f.longhaul.common.v1.StateReason\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0b\n\x03pod\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x05\x12\x11\n\texit_code\x18\x06 \x01(\x05\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0epending_reason\x18\t \x01(\t\"\x96\x01\n\x04Task\x12.\n\x08metadata\x18\x01 \x01(\x0b\x32\x1c.longhaul.common.v1.Metadata\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.longhaul.training.v1.TaskSpec\x12\x30\n\x06status\x18\x03 \x01(\x0b\x32 .longhaul.training.v1.TaskStatus\"v\n\x11\x43reateTaskRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12,\n\x04spec\x18\x03 \x01(\x0b\x32\x1e.longhaul.training.v1.TaskSpec\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x10ListTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x11ListTasksResponse\x12)\n\x05tasks\x18\x01 \x03(\x0b\x32\x1a.longhaul.training.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"I\n\x11WatchTasksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x03 \x01(\x03\"~\n\x12WatchTasksResponse\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.longhaul.common.v1.ChangeType\x12(\n\x04task\x18\x02 \x01(\x0b\x32\x1a.longhaul.training.v1.Task\x12\x10\n\x08revision\x18\x03 \x01(\x03\"5\n\x11\x43\x61ncelTaskRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t*g\n\x08TaskKind\x12\x19\n\x15TASK_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fTASK_KIND_SCORE\x10\x01\x12\x14\n\x10TASK_KIND_EXPORT\x10\x02\x12\x15\n\x11TASK_KIND_BURN_IN\x10\x03\x32\xdf\x03\n\x0bTaskService\x12W\n\nCreateTask\x12\'.longhaul.training.v1.CreateTaskRequest\x1a\x1a.longhaul.training.v1.Task\"\x04\xc8\xf3\x18\x03\x12Q\n\x07GetTask\x12$.longhaul.training.v1.GetTaskRequest\x1a\x1a.longhaul.training.v1.Task\"\x04\xc8\xf3\x18\x01\x12\x62\n\tListTasks\x12&.longhaul.training.v1.ListTasksRequest\x1a\'.longhaul.training.v1.ListTasksResponse\"\x04\xc8\xf3\x18\x01\x12g\n\nWatchTasks\x12\'.longhaul.training.v1.WatchTasksRequest\x1a(.longhaul.training.v1.WatchTasksResponse\"\x04\xc8\xf3\x18\x01\x30\x01\x12W\n\nCancelTask\x12\'.longhaul.training.v1.CancelTaskRequest\x1a\x1a.longhaul.training.v1.Task\"\x04\xc8\xf3\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'longhaul.training.v1.task_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TASKKIND']._serialized_start=1434
-  _globals['_TASKKIND']._serialized_end=1537
-  _globals['_TASKSPEC']._serialized_start=188
-  _globals['_TASKSPEC']._serialized_end=397
-  _globals['_TASKSTATUS']._serialized_start=400
-  _globals['_TASKSTATUS']._serialized_end=687
-  _globals['_TASK']._serialized_start=690
-  _globals['_TASK']._serialized_end=840
-  _globals['_CREATETASKREQUEST']._serialized_start=842
-  _globals['_CREATETASKREQUEST']._serialized_end=960
-  _globals['_GETTASKREQUEST']._serialized_start=962
-  _globals['_GETTASKREQUEST']._serialized_end=992
-  _globals['_LISTTASKSREQUEST']._serialized_start=994
-  _globals['_LISTTASKSREQUEST']._serialized_end=1067
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1069
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1174
-  _globals['_WATCHTASKSREQUEST']._serialized_start=1176
-  _globals['_WATCHTASKSREQUEST']._serialized_end=1249
-  _globals['_WATCHTASKSRESPONSE']._serialized_start=1251
-  _globals['_WATCHTASKSRESPONSE']._serialized_end=1377
-  _globals['_CANCELTASKREQUEST']._serialized_start=1379
-  _globals['_CANCELTASKREQUEST']._serialized_end=1432
-  _globals['_TASKSERVICE']._serialized_start=1540
-  _globals['_TASKSERVICE']._serialized_end=1989
+  _globals['_TASKSERVICE'].methods_by_name['CreateTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['CreateTask']._serialized_options = b'\310\363\030\003'
+  _globals['_TASKSERVICE'].methods_by_name['GetTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['GetTask']._serialized_options = b'\310\363\030\001'
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\310\363\030\001'
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\310\363\030\001'
+  _globals['_TASKSERVICE'].methods_by_name['CancelTask']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['CancelTask']._serialized_options = b'\310\363\030\003'
+  _globals['_TASKKIND']._serialized_start=1467
+  _globals['_TASKKIND']._serialized_end=1570
+  _globals['_TASKSPEC']._serialized_start=221
+  _globals['_TASKSPEC']._serialized_end=430
+  _globals['_TASKSTATUS']._serialized_start=433
+  _globals['_TASKSTATUS']._serialized_end=720
+  _globals['_TASK']._serialized_start=723
+  _globals['_TASK']._serialized_end=873
+  _globals['_CREATETASKREQUEST']._serialized_start=875
+  _globals['_CREATETASKREQUEST']._serialized_end=993
+  _globals['_GETTASKREQUEST']._serialized_start=995
+  _globals['_GETTASKREQUEST']._serialized_end=1025
+  _globals['_LISTTASKSREQUEST']._serialized_start=1027
+  _globals['_LISTTASKSREQUEST']._serialized_end=1100
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1102
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1207
+  _globals['_WATCHTASKSREQUEST']._serialized_start=1209
+  _globals['_WATCHTASKSREQUEST']._serialized_end=1282
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=1284
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=1410
+  _globals['_CANCELTASKREQUEST']._serialized_start=1412
+  _globals['_CANCELTASKREQUEST']._serialized_end=1465
+  _globals['_TASKSERVICE']._serialized_start=1573
+  _globals['_TASKSERVICE']._serialized_end=2052
 # @@protoc_insertion_point(module_scope)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from typing import Final
 
 from longhaul_core.recipe import ExtractionMode
 
 Extract = Callable[[str], str]
+FOUND_CHARACTERS: Final = 250
+SPAN: Final = re.compile(r"</?span(?:\s[^<>]*)?>", re.IGNORECASE)
+TELLING_SPAN: Final = re.compile(r"<span\s[^<>]*\b(?:hidden|style|aria-hidden)\b", re.IGNORECASE)
+"""Attributes that can hide an element; classes cannot without a style sheet, which nobody reads here."""
 
 
 def extractor(mode: ExtractionMode) -> Extract:
@@ -24,11 +30,17 @@ def _quality() -> Extract:
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs each page without text
 
     def extract(html: str) -> str:
-        tree = prepare_tree(html)
+        # Without Trafilatura's two other algorithms for comparison: half the time, and on documentation, where the
+        # truth is known, the better text (docs/benchmarks.md). They are asked where it finds next to nothing.
+        text = attempt(html, fast=True)
+        return text if len(text) >= FOUND_CHARACTERS else max(text, attempt(html, fast=False), key=len)
+
+    def attempt(html: str, *, fast: bool) -> str:
+        tree = prepare_tree(without_spans(html))
         if tree is None:
             return ""
         # Its own duplicate filter would make a page's text depend on the pages that this process saw before.
-        text = trafilatura.extract(tree, favor_precision=True, include_comments=False, deduplicate=False)
+        text = trafilatura.extract(tree, favor_precision=True, include_comments=False, deduplicate=False, fast=fast)
         return text or ""
 
     return extract
@@ -37,5 +49,13 @@ def _quality() -> Extract:
 def _extract_fast(html: str) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
-    text: str = extract_plain_text(html, main_content=True, alt_texts=False)
+    text: str = extract_plain_text(without_spans(html), main_content=True, alt_texts=False)
     return text
+
+
+def without_spans(html: str) -> str:
+    """The page without its span tags: in pages with coloured code most elements are spans, and parsing is most work.
+
+    A page in which a span may be hidden keeps all of them.
+    """
+    return html if TELLING_SPAN.search(html) else SPAN.sub("", html)

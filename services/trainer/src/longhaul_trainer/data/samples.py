@@ -25,6 +25,15 @@ class Batch:
     labels: Indices
     positions: Indices
 
+    @property
+    def cu_seqlens(self) -> NDArray[np.int32]:
+        """Where the documents of the flattened batch begin, and where it ends: what variable-length attention takes.
+
+        int32[documents + 1]; a document cut by the end of a sequence counts anew in the next.
+        """
+        flat = self.positions.reshape(-1)
+        return np.append(np.flatnonzero(flat == 0), flat.size).astype(np.int32)
+
     def rows(self, begin: int, end: int) -> Batch:
         """Sequences begin .. end of this batch."""
         return Batch(self.tokens[begin:end], self.labels[begin:end], self.positions[begin:end])
@@ -104,9 +113,13 @@ class SampleOrder:
     def read(self, samples: Indices) -> Batch:
         """Tokens, labels and positions of the samples, in their order."""
         sources, sequences = self.locate(samples)
+        present = np.unique(sources)
+        if present.size == 1:
+            stream = self.streams[int(present[0])]
+            return read_sequences(stream, sequences, self.sequence_length, document_masking=self._document_masking)
         shape = (samples.size, self.sequence_length)
         batch = Batch(np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape, np.int64))
-        for source in np.unique(sources):
+        for source in present:
             here = sources == source
             part = read_sequences(
                 self.streams[source], sequences[here], self.sequence_length, document_masking=self._document_masking

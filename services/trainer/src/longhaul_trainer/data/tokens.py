@@ -49,20 +49,35 @@ class TokenStream:
             tokens: int64[N, length + 1], inputs and the last label; positions: int64[N, length], restarting at each
             document and at the sequence's beginning.
         """
-        offsets = sequences[:, None] * length + np.arange(length + 1)
-        inputs = offsets[:, :-1]
-        starts = self._starts[np.searchsorted(self._starts, inputs, side="right") - 1]
-        return self._read(offsets), inputs - np.maximum(starts, offsets[:, :1])
+        firsts = sequences * length
+        tokens = np.empty((sequences.size, length + 1), dtype=np.int64)
+        for row, first in zip(tokens, firsts.tolist(), strict=True):  # a sequence is one run of memory: copied whole
+            self._copy(first, row)
+        return tokens, self._positions(firsts, length)
 
-    def _read(self, offsets: Indices) -> Indices:
-        if len(self._shards) == 1:
-            return self._shards[0][offsets].astype(np.int64)
-        shard = np.searchsorted(self._firsts, offsets, side="right") - 1
-        tokens = np.empty_like(offsets)
-        for number in np.unique(shard):
-            here = shard == number
-            tokens[here] = self._shards[number][offsets[here] - self._firsts[number]]
-        return tokens
+    def _copy(self, first: int, target: Indices) -> None:
+        """Copy the tokens from `first` on, over as many shards as they lie in."""
+        shard = int(np.searchsorted(self._firsts, first, side="right")) - 1
+        done = 0
+        while done < target.size:
+            within = first + done - int(self._firsts[shard])
+            part = self._shards[shard][within : within + target.size - done]
+            target[done : done + part.size] = part
+            done += part.size
+            shard += 1
+
+    def _positions(self, firsts: Indices, length: int) -> Indices:
+        """Distance of each input from the beginning of its document, or of the sequence: int64[N, length]."""
+        low = np.searchsorted(self._starts, firsts, side="left")
+        counts = np.searchsorted(self._starts, firsts + length, side="left") - low
+        rows = np.arange(firsts.size) * length
+        before = np.cumsum(counts) - counts
+        numbers = np.arange(int(counts.sum())) + np.repeat(low - before, counts)
+        inner = self._starts[numbers] + np.repeat(rows - firsts, counts)
+        begins = np.unique(np.concatenate([rows, inner]))
+        sizes = np.diff(begins, append=firsts.size * length)
+        flat: Indices = np.arange(firsts.size * length) - np.repeat(begins, sizes)
+        return flat.reshape(firsts.size, length)
 
     def _document_ends(self, indexes: Sequence[Path]) -> Indices:
         parts = []

@@ -1,4 +1,4 @@
-"""Generate the pages that follow from the code: docs/recipe.md, docs/settings.md and docs/metrics.md.
+"""Generate the pages that follow from the code: docs/recipe.md, docs/settings.md, docs/metrics.md, dashboards.
 
 Usage: python scripts/generate_docs.py [--check]
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from dashboards import dashboard_pages
 from longhaul_client.recipes import Recipe
 from longhaul_core.recipe import Section
 from longhaul_core.settings import ENVIRONMENT_PREFIX, GRPC_PORTS, ServiceSettings
@@ -24,6 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parent.parent
+DASHBOARD_FOLDER = ROOT / "charts" / "longhaul" / "files" / "dashboards"
 
 RECIPE_HEAD = """\
 # Recipe reference
@@ -51,6 +53,7 @@ def main() -> None:
         ROOT / "docs" / "recipe.md": recipe_page(),
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "metrics.md": metrics_page(),
+        **{DASHBOARD_FOLDER / name: text for name, text in dashboard_pages().items()},
     }
     if check:
         changed = [str(path.relative_to(ROOT)) for path, text in pages.items() if not _is(path, text)]
@@ -58,6 +61,7 @@ def main() -> None:
             sys.exit(f"generate_docs: run `make docs` and commit; these differ: {', '.join(changed)}")
         return
     for path, text in pages.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 

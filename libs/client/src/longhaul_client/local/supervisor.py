@@ -18,6 +18,7 @@ from longhaul_core.logging import configure_logging, get_logger
 from longhaul_client.local import processes
 from longhaul_client.local.layout import SERVICES, Layout, load_layout
 from longhaul_client.local.lock import hold_lock
+from longhaul_client.local.scraping import write_prometheus_config
 
 _log = get_logger("longhaul.up")
 
@@ -44,6 +45,7 @@ class Supervisor:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, self._stop.set)
         await self._stop_leftovers()
+        write_prometheus_config(self._layout)
         await self._start_nodes()
         keepers = [asyncio.create_task(self._keep(name)) for name in (EXPORTER, *SERVICES)]
         keepers.append(asyncio.create_task(self._save_again()))

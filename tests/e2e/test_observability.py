@@ -31,7 +31,7 @@ UNANSWERED: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / 
 VARIABLES = {"$project": "default", "$run": "watched", "$node": ".*", "$__rate_interval": "10s"}
 SUFFIXES = re.compile("(_bucket|_sum|_count)$")
 
-pytestmark = [pytest.mark.needs_program("prometheus"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.needs_program("prometheus"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def watched(
     document["evaluation"]["every_steps"] = 120
     path = write_recipe(folder / "recipe.yaml", document)
     with running_prometheus(folder, _free_port(), prometheus_config(layout), RULES) as prometheus:
+        _await(lambda: prometheus.range('sum(up{job="longhaul"}) == 6'), "the first scrape of all services")
         with installation.client() as client:
             run = submit(client, read_recipe(path)).run
             _kill_a_worker(client, run)

@@ -31,6 +31,7 @@ from longhaul_corpus.adapters.steps.run import run_step
 from longhaul_corpus.adapters.tokenizers import Tokenizers, assign_tokenizer
 from longhaul_corpus.adapters.upstream import Datasets
 from longhaul_corpus.adapters.workspace import dump_context
+from longhaul_corpus.domain.phases import PHASES
 from longhaul_corpus.servicer import CorpusBuildServicer, TokenizerServicer, TokenSetServicer
 
 _STEP_BUCKETS_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
@@ -101,8 +102,11 @@ def _jobs_gauge(metrics: Metrics) -> Gauge:
 
 
 def _runner_metrics(metrics: Metrics) -> RunnerMetrics:
+    items = metrics.counter("items", "Work items that ended, by phase and outcome.", ("phase", "outcome"))
+    for phase in PHASES:
+        items.labels(phase=phase, outcome="done")  # shown as 0, so that the first item is an increase
     return RunnerMetrics(
-        items=metrics.counter("items", "Work items that ended, by phase and outcome.", ("phase", "outcome")),
+        items=items,
         seconds=metrics.histogram(
             "item_seconds", "Time from claim to result of a work item.", ("phase",), _STEP_BUCKETS_SECONDS
         ),

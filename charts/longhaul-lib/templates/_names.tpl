@@ -4,6 +4,11 @@
 {{- trimPrefix "longhaul-" .Chart.Name -}}
 {{- end -}}
 
+{{/* The chart's name, under an alias too. */}}
+{{- define "longhaul.chartName" -}}
+{{- if eq .Chart.Name "longhaul" }}longhaul{{ else }}longhaul-{{ include "longhaul.service" . }}{{ end -}}
+{{- end -}}
+
 {{- define "longhaul.ports" -}}
 {"ingest": 7401, "corpus": 7402, "training": 7403, "checkpoint": 7404, "evaluation": 7405, "gpuhealth": 7406}
 {{- end -}}
@@ -35,7 +40,7 @@ app.kubernetes.io/part-of: longhaul
 {{ include "longhaul.releaseLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+helm.sh/chart: {{ include "longhaul.chartName" . }}-{{ .Chart.Version | replace "+" "_" }}
 {{- with .Values.global.commonLabels }}
 {{ toYaml . }}
 {{- end }}
@@ -47,7 +52,7 @@ app.kubernetes.io/component: {{ include "longhaul.service" . }}
 {{- end -}}
 
 {{- define "longhaul.labels" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "longhaul.chartName" . }}
 app.kubernetes.io/component: {{ include "longhaul.service" . }}
 {{ include "longhaul.commonLabels" . }}
 {{- end -}}

@@ -8,7 +8,7 @@ PACKAGES := libs/protos libs/core libs/client services/ingest services/corpus se
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check bench-gpuhealth test-cluster up down clean
+.PHONY: help setup demo test lint type docs proto proto-check bench-gpuhealth test-cluster up down clean charts
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -33,8 +33,12 @@ proto-check: $(STAMP) ## fail if the generated code differs from protos/, or buf
 docs: $(STAMP) ## regenerate docs/recipe.md, docs/settings.md and docs/metrics.md
 	@$(BIN)/python scripts/generate_docs.py
 
+charts: $(STAMP) ## regenerate schema, values and README of every chart from charts/values
+	@$(BIN)/python scripts/generate_chart_docs.py
+
 lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages
 	@$(BIN)/python scripts/generate_docs.py --check
+	@$(BIN)/python scripts/generate_chart_docs.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache

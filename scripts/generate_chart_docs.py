@@ -55,8 +55,18 @@ SERVICES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-SET_BY_CHARTS = {"controller_addresses", "trainer_image", "rules_file", "failpoints"}
+SET_BY_CHARTS = {
+    "controller_addresses",
+    "trainer_image",
+    "pod_secrets",
+    "pod_metrics_address",
+    "rules_file",
+    "failpoints",
+}
 """Settings that templates derive from other values, or that are for tests only."""
+
+INHERITED = ("global", "longhaul-lib")
+"""Keys that Helm itself puts into the values of a chart."""
 
 SINGLE_REPLICA = {
     "if": {
@@ -121,19 +131,23 @@ def chart_schemas() -> dict[str, Schema]:
         _needed_by("tls", "mode", "certManager", "issuer", "name"),
         _needed_by("tls", "mode", "existingSecret", "existingSecret"),
     ]
+    shared["properties"]["runs"]["allOf"] = [_needed_by("runs", "gang", "kueue", "queue")]
     schemas = {f"longhaul-{service}": _service_schema(service, shared) for service in SERVICES}
     umbrella = _load("longhaul")
-    services = {
-        service: {
-            "type": "object",
-            "description": f"Values of the chart longhaul-{service}",
-            "properties": {"enabled": {"type": "boolean", "default": True, "description": "Install this service"}},
-            "additionalProperties": True,
-        }
-        for service in SERVICES
-    }
+    services = {service: _as_part(service, schemas[f"longhaul-{service}"]) for service in SERVICES}
     umbrella["properties"] = {"global": shared, **services, **umbrella["properties"]}
+    umbrella["allOf"] = [{**SINGLE_REPLICA, "then": {"properties": dict.fromkeys(SERVICES, SINGLE_REPLICA["then"])}}]
     return {"longhaul": umbrella, **schemas}
+
+
+def _as_part(service: str, schema: Schema) -> Schema:
+    """The values of a service within the umbrella chart; `global` is handed down and checked above."""
+    part = copy.deepcopy(schema)
+    part["description"] = f"Values of the chart longhaul-{service}"
+    for key in INHERITED:
+        part["properties"][key] = {"type": "object"}
+    del part["allOf"]
+    return part
 
 
 def _service_schema(service: str, shared: Schema) -> Schema:
@@ -184,7 +198,7 @@ def _load(name: str) -> Schema:
 def _strict(schema: Schema) -> Schema:
     """The schema with unknown keys refused wherever the keys are listed."""
     root = {"$schema": "https://json-schema.org/draft/2020-12/schema", **copy.deepcopy(schema)}
-    root["properties"]["longhaul-lib"] = {"type": "object", "description": "Helm's place for the library; empty"}
+    root["properties"].setdefault("longhaul-lib", {"type": "object"})
     for _, node in _objects(root):
         if "properties" in node:
             node.setdefault("additionalProperties", False)
@@ -203,7 +217,7 @@ def leaves(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     for key, child in schema.get("properties", {}).items():
         if child.get("properties"):
             yield from leaves(child, (*path, key))
-        else:
+        elif key not in INHERITED:
             yield (*path, key), child
 
 
@@ -215,7 +229,11 @@ def _values(chart: str, schema: Schema) -> str:
 def _value_lines(schema: Schema, depth: int) -> Iterator[str]:
     pad = "  " * depth
     for key, child in schema["properties"].items():
-        if child.get("properties") and "default" not in child:
+        if child.get("description", "").startswith("Values of the chart"):
+            yield f"{pad}# {child['description']}, see its README"
+            yield f"{pad}{key}:"
+            yield f"{pad}  enabled: true"
+        elif child.get("properties") and "default" not in child:
             yield f"{pad}# {child['description']}"
             yield f"{pad}{key}:"
             yield from _value_lines(child, depth + 1)
@@ -227,7 +245,10 @@ def _value_lines(schema: Schema, depth: int) -> Iterator[str]:
 def _readme(chart: str, purpose: str, schema: Schema) -> str:
     install = f"helm install {'longhaul' if chart == 'longhaul' else chart} charts/{chart} --namespace longhaul"
     pages = "[docs/deploy.md](../../docs/deploy.md) goes from an empty cluster to the first run."
-    rows = [_row(path, leaf) for path, leaf in leaves(schema)]
+    shown = [(path, leaf) for path, leaf in leaves(schema) if path[0] not in SERVICES or path[1:] == ("enabled",)]
+    rows = [_row(path, leaf) for path, leaf in shown]
+    if chart == "longhaul":
+        rows += [f"| `{name}.*` | | | [values of longhaul-{name}](../longhaul-{name}/README.md) |" for name in SERVICES]
     return (
         f"# {chart}\n\n{purpose}.\n\n```\n{install} --create-namespace\n```\n\n{pages} A wrong key or type is refused "
         "by the schema.\n\n## Values\n\n| key | type | default | meaning |\n|---|---|---|---|\n"

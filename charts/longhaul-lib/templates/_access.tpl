@@ -17,6 +17,11 @@ rules:
   - apiGroups: [""]
     resources: [nodes/status]
     verbs: [patch]
+  {{- if eq (get .Values.settings "discovery" | default "nodes") "pods" }}
+  - apiGroups: [""]
+    resources: [pods]
+    verbs: [get, list, watch]
+  {{- end }}
   {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -61,6 +66,15 @@ rules:
   - apiGroups: [""]
     resources: [events]
     verbs: [list]
+  - apiGroups: [""] # what owns the pods of a run, so that they go with it
+    resources: [configmaps]
+    verbs: [get, list, create, delete]
+  {{- $group := get (dict "coscheduling" "scheduling.x-k8s.io" "volcano" "scheduling.volcano.sh") .root.Values.global.runs.gang }}
+  {{- with $group }}
+  - apiGroups: [{{ . }}]
+    resources: [podgroups]
+    verbs: [get, create, delete]
+  {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

@@ -102,6 +102,12 @@
   value: {{ include "longhaul.addressOf" (dict "root" . "service" "training") | quote }}
 - name: LONGHAUL_TRAINER_IMAGE
   value: {{ include "longhaul.imageOf" (dict "root" . "image" $global.runs.image) | quote }}
+- name: LONGHAUL_POD_METRICS_ADDRESS
+  value: "0.0.0.0:7507"
+{{- with $global.runs.existingSecret }}
+- name: LONGHAUL_POD_SECRETS
+  value: {{ . }}
+{{- end }}
 {{- end }}
 {{- if has $service (list "ingest" "corpus") }}
 - name: LONGHAUL_ENGINE
@@ -127,7 +133,7 @@
   value: {{ .Values.shutdownGraceSeconds | quote }}
 {{- range $key, $value := .Values.settings }}
 - name: LONGHAUL_{{ upper $key }}
-  value: {{ $value | toString | quote }}
+  value: {{ ternary $value (toJson $value) (kindIs "string" $value) | quote }}
 {{- end }}
 {{ include "longhaul.writable" . }}
 {{- with .Values.extraEnv }}
@@ -138,7 +144,9 @@
 {{- define "longhaul.clusterUrl" -}}
 {{- $runs := .Values.global.runs -}}
 {{- $namespaces := fromJsonArray (include "longhaul.runNamespaces" .) -}}
-{{- $query := dict "namespace" (first $namespaces) "scope" (join "," $namespaces) "gpu_resource" $runs.gpuResource "binding" $runs.binding -}}
+{{- $query := dict "namespace" (first $namespaces) "scope" (join "," $namespaces) "gpu_resource" $runs.gpuResource "binding" (ternary "node" "scheduler" (and (eq $runs.binding "node") (eq $runs.gang "own"))) -}}
+{{- if ne $runs.gang "own" }}{{ $_ := set $query "gang" $runs.gang }}{{ end -}}
+{{- with $runs.queue }}{{ $_ := set $query "queue" . }}{{ end -}}
 {{- if or $runs.rdma (eq $runs.podSecurity "privileged") }}{{ $_ := set $query "pod_security" "privileged" }}{{ end -}}
 {{- if eq (include "longhaul.service" .) "training" }}{{ $_ := set $query "template" "/etc/longhaul/pods/template.yaml" }}{{ end -}}
 {{- with $runs.exporterUrl | default (printf "http://{address}:%v/metrics" .Values.global.networkPolicy.exporterPort) }}{{ $_ := set $query "exporter_url" . }}{{ end -}}

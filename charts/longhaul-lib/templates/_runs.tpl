@@ -1,4 +1,4 @@
-{{/* What lies under every training and task pod: security, scratch space, store credentials, the release's volume. */}}
+{{/* What lies under every training and task pod: security, writable folders, the release's volume. */}}
 
 {{- define "longhaul.podTemplate" -}}
 {{- $base := fromYaml (include "longhaul.ownPodTemplate" .) -}}
@@ -40,8 +40,6 @@ spec:
   {{- include "longhaul.pullSecrets" . | nindent 2 }}
   securityContext:
     {{- include "longhaul.podSecurity" . | nindent 4 }}
-  tolerations:
-    - {key: nvidia.com/gpu, operator: Exists}
   containers:
     - name: main
       imagePullPolicy: {{ .Values.global.image.pullPolicy }}
@@ -55,21 +53,14 @@ spec:
         {{- include "longhaul.containerSecurity" . | nindent 8 }}
         {{- end }}
       env:
-        - name: LONGHAUL_POD_IP
-          valueFrom:
-            fieldRef:
-              fieldPath: status.podIP
         - name: TRITON_CACHE_DIR
           value: /tmp/triton
         - name: TORCHINDUCTOR_CACHE_DIR
           value: /tmp/inductor
         {{- include "longhaul.writable" . | nindent 8 }}
-        {{- include "longhaul.storeCredentials" (dict "secret" $runs.existingSecret) | nindent 8 }}
       volumeMounts:
         - name: tmp
           mountPath: /tmp
-        - name: scratch
-          mountPath: /var/lib/longhaul/scratch
         {{- if include "longhaul.hasVolume" . }}
         - name: data # the store alone: databases are none of a pod's business
           mountPath: /var/lib/longhaul/objects
@@ -78,7 +69,7 @@ spec:
   volumes:
     - name: tmp
       emptyDir: {}
-    - name: scratch
+    - name: scratch # longhaul mounts the volume of this name
       emptyDir: {{ if $runs.scratchSize }}{ sizeLimit: {{ $runs.scratchSize }} }{{ else }}{}{{ end }}
     {{- if include "longhaul.hasVolume" . }}
     - name: data
@@ -120,6 +111,10 @@ spec:
     - from:
         - podSelector:
             matchLabels: {longhaul.dev/managed-by: training}
+    - from:
+        {{- toYaml ($.Values.global.networkPolicy.scrapers | default (list (dict "namespaceSelector" dict))) | nindent 8 }}
+      ports:
+        - {port: 7507, protocol: TCP}
   egress:
     {{- include "longhaul.dnsEgress" $ | nindent 4 }}
     - to:

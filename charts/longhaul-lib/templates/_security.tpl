@@ -2,9 +2,9 @@
 
 {{- define "longhaul.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: {{ .Values.global.runAsUser }}
-runAsGroup: {{ .Values.global.runAsUser }}
-fsGroup: {{ .Values.global.runAsUser }}
+runAsUser: {{ .Values.global.runAsUser | int64 }}
+runAsGroup: {{ .Values.global.runAsUser | int64 }}
+fsGroup: {{ .Values.global.runAsUser | int64 }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile:
   type: RuntimeDefault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,12 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a chart makes of values."""
+    """What a chart makes of values.
+
+    Attributes:
+        documents: By kind and name; the name of one in another namespace than the release's is `namespace/name`.
+        notes: NOTES.txt.
+    """
 
     documents: Mapping[tuple[str, str], Document]
     notes: str
@@ -62,22 +68,37 @@ class Rendering:
 
 
 @functools.cache
-def chart(name: str) -> helm.Chart:
-    return helm.Chart.load(CHARTS / name)
+def archive(name: str) -> bytes:
+    """The chart packaged, with the charts that it depends on."""
+    with tempfile.TemporaryDirectory() as folder, helm.Chart.load(CHARTS / name) as chart:
+        return Path(chart.save(folder)).read_bytes()
 
 
 def render(name: str, values: Mapping[str, Any] | None = None, *, release: str = RELEASE) -> Rendering:
-    """Render a chart; the values are checked against its schema first."""
-    files = chart(name).render(dict(values or {}), name=release, namespace=NAMESPACE)
+    """Render a chart; the values are checked against its schema first. Nobody changes what this returns."""
+    return _render(name, json.dumps(values or {}, sort_keys=True), release)
+
+
+@functools.cache
+def _render(name: str, values: str, release: str) -> Rendering:
+    with helm.Chart.load_archive(archive(name)) as chart:  # anew: a rendering takes disabled parts out of its chart
+        files = chart.render(json.loads(values), name=release, namespace=NAMESPACE)
     documents: dict[tuple[str, str], Document] = {}
     for path, text in files.items():
         if path.endswith(".yaml"):
-            for document in yaml.safe_load_all(text):
+            for document in yaml.load_all(text, yaml.CSafeLoader):
                 if document:
-                    key = document["kind"], document["metadata"]["name"]
+                    key = document["kind"], _place(document["metadata"])
                     assert key not in documents, f"{path}: {key} is there twice"
                     documents[key] = document
     return Rendering(documents, files.get(f"{name}/templates/NOTES.txt", ""))
+
+
+def _place(metadata: Document) -> str:
+    """The name, after that of its namespace where this is not the release's."""
+    namespace = metadata.get("namespace", NAMESPACE)
+    name: str = metadata["name"]
+    return name if namespace == NAMESPACE else f"{namespace}/{name}"
 
 
 def profile(*names: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ PACKAGES := libs/protos libs/core libs/client services/ingest services/corpus se
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check bench-gpuhealth test-cluster up down clean charts
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth test-cluster up down clean charts
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -58,8 +58,17 @@ up: $(STAMP) ## start the services on this machine
 down: ## stop them
 	@$(BIN)/longhaul down
 
+bench-control: $(STAMP) ## the controller: Create, reconcile of 8,000 GPUs, 2,000 pods, 2,000 heartbeats
+	@$(BIN)/python bench/control.py
+
+bench-recovery: $(STAMP) ## recovery on this machine: six faults, REPS=5 times each
+	@$(BIN)/python bench/recovery.py --repetitions $(or $(REPS),5)
+
 bench-gpuhealth: $(STAMP) ## GPU health: reading pages, 1,000 nodes on one core, verdicts, a burst of cordons
 	@$(BIN)/python bench/gpuhealth.py
+
+sim: $(STAMP) ## 10,000 seeds of the controller's simulation (SEEDS=…, FIRST=… to replay)
+	@$(BIN)/python tests/simulation/simulate.py --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
 test-cluster: $(STAMP) ## tests against the Kubernetes API of KUBECONFIG or KUBEBUILDER_ASSETS
 	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then \

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from longhaul_core.errors import InvalidArgument, ResourceExhausted
-from longhaul_training.domain.admission import ProjectLimits, admission_order, check_quota, quota_problem
+from longhaul_training.domain.admission import ProjectLimits, Usage, admission_order, check_quota, quota_problem
 from longhaul_training.domain.drains import finished_drains
 from longhaul_training.domain.experiments import (
     Arm,
@@ -25,7 +25,7 @@ from longhaul_training.domain.placement import Claim
 from longhaul_training.domain.progress import run_progress
 from longhaul_training.domain.reports import Reports, StepRow, WorkerExit, add_exit, add_finish, add_restore, add_steps
 from longhaul_training.domain.states import RunState, TimeSpent
-from situations import make_run
+from situations import NOW, make_run
 
 
 def row(step: int, epoch: int = 1, **changes: float) -> StepRow:
@@ -93,18 +93,17 @@ def test_progress_estimates_from_the_median_and_the_goodput() -> None:
     assert run_progress(add_finish(reports, 1, 100), 100, 1.0).fraction == 1.0
 
 
-def test_order_of_admission_is_holders_then_priority_then_age() -> None:
-    holder = replace(make_run(RunState.RECOVERING), id="holder", created_at=9.0)
+def test_order_of_admission_is_priority_then_age() -> None:
     old, new = (replace(make_run(), id=name, created_at=at) for name, at in (("old", 1.0), ("new", 2.0)))
     urgent = replace(make_run(), id="urgent", created_at=3.0, project="vip")
-    order = admission_order([new, urgent, old, holder], {"vip": ProjectLimits(priority=5)})
-    assert [run.id for run in order] == ["holder", "urgent", "old", "new"]
+    order = admission_order([new, urgent, old], Usage({"vip": ProjectLimits(priority=5)}), NOW)
+    assert [run.id for run in order] == ["urgent", "old", "new"]
 
 
 def test_quota_holds_a_run_back_and_says_why() -> None:
     run, limits = make_run(), {"p": ProjectLimits(gpu_quota=3)}
-    assert quota_problem(run, limits, {"p": 1}) == ""
-    assert "uses 2 of its 3" in quota_problem(run, limits, {"p": 2})
+    assert quota_problem(run, Usage(limits, {"p": 1})) == ""
+    assert "uses 2 of its 3" in quota_problem(run, Usage(limits, {"p": 2}))
     with pytest.raises(ResourceExhausted):
         check_quota(limits["p"], 4, "p")
 

@@ -119,8 +119,8 @@ def test_workers_start_once_every_agent_is_ready() -> None:
     assert actions(decide(run, one)) == (PrepareEpoch(BOTH[1], 1, False),)
     both = with_agent(one, BOTH[1], epoch=1, ready_epoch=1)
     assert set(actions(decide(run, both))) == {
-        StartEpoch(BOTH[0], 1, (0,), "h:1"),
-        StartEpoch(BOTH[1], 1, (1,), "h:1"),
+        StartEpoch(BOTH[0], 1, (0,), "h:1", 2),
+        StartEpoch(BOTH[1], 1, (1,), "h:1", 2),
     }
 
 

@@ -40,6 +40,7 @@ from longhaul_training.adapters.node_health import NodeHealth
 from longhaul_training.adapters.pod_environment import PodEnvironment, pod_environment
 from longhaul_training.adapters.pod_identity import load_identity
 from longhaul_training.adapters.project_store import ProjectStore
+from longhaul_training.adapters.queue_reader import QueueReader
 from longhaul_training.adapters.reception import Reception
 from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore
@@ -123,9 +124,9 @@ async def build(context: ServiceContext) -> ServiceDefinition:
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         training_run_pb2_grpc.add_TrainingRunServiceServicer_to_server(
-            TrainingRunServicer(db, objects, clock, runs, reports, projects, hub), server
+            TrainingRunServicer(db, objects, clock, runs, reports, projects, hub, QueueReader(db)), server
         )
-        agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(leadership, reception, hub), server)
+        agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(leadership, reception, hub, clock), server)
         task_pb2_grpc.add_TaskServiceServicer_to_server(TaskServicer(db, tasks, projects), server)
         project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(db, projects), server)
         plan_pb2_grpc.add_PlanServiceServicer_to_server(PlanServicer(), server)

@@ -34,6 +34,7 @@ class StartWorkers:
     token_set_manifest_key: str
     resume_manifest_key: str = ""
     resume_checkpoint: str = ""
+    program: str = "train"
     trainer_config: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
 

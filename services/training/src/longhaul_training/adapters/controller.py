@@ -7,9 +7,8 @@ idempotent. Nothing but the database and the cluster is remembered from one look
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
@@ -22,76 +21,41 @@ from longhaul_training.adapters.controller_metrics import ControllerMetrics
 from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.leadership import Leadership, is_stale
-from longhaul_training.adapters.mirror import Mirror
+from longhaul_training.adapters.look import Look
+from longhaul_training.adapters.mirror import Mirror, refresh
 from longhaul_training.adapters.node_health import NodeHealth
 from longhaul_training.adapters.pod_specs import LABEL_OWNER_UID
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.adapters.task_store import StoredTask, TaskStore
 from longhaul_training.adapters.token_sets import TokenSets
 from longhaul_training.domain.actions import Act, Change, DeletePod
-from longhaul_training.domain.admission import admission_order, quota_problem, waits_for_nodes
+from longhaul_training.domain.admission import (
+    Queue,
+    Usage,
+    admission_order,
+    base_priority,
+    choose_victims,
+    is_being_preempted,
+    queue_priority,
+    quota_problem,
+    waits_for_nodes,
+)
 from longhaul_training.domain.decide import decide
 from longhaul_training.domain.drains import finished_drains
-from longhaul_training.domain.observations import Limits, NodeView, World
-from longhaul_training.domain.placement import Capacity, Claim, SpareDemand, capacity_of
-from longhaul_training.domain.states import Run, RunSpec, RunState
+from longhaul_training.domain.observations import Limits, World
+from longhaul_training.domain.placement import Capacity
+from longhaul_training.domain.spares import wanted_spares
+from longhaul_training.domain.states import Run, RunState
+from longhaul_training.domain.stragglers import StragglerWatch
 from longhaul_training.domain.tasks import TaskAct, TaskWorld, decide_task
 
 TICK_SECONDS = 0.5
 # A record settles in a few changes; more in one look would be a defect, and the next look goes on.
 CHANGES_A_LOOK = 16
 ORPHAN_GRACE_SECONDS = 5.0
+QUEUED_STATES = (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
 
 log = get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Look:
-    """What one pass over everything sees; claims grow as it decides."""
-
-    cluster: ClusterSnapshot
-    nodes: Mapping[str, NodeView]
-    projects: Mapping[str, ResourceRow]
-    created: Sequence[Claim]
-    queue_blocked_by: str = ""
-    placed: dict[str, list[Claim]] = field(default_factory=dict)
-    spares: dict[str, SpareDemand] = field(default_factory=dict)
-    namespaces: Mapping[str, str] = field(default_factory=dict)
-
-    def claims(self) -> list[Claim]:
-        """Every GPU that is taken: in the cluster, being taken there right now, or promised in the database."""
-        return [*self.cluster.claims(), *self.created, *(claim for claims in self.placed.values() for claim in claims)]
-
-    def capacity(self, spec: RunSpec | None = None) -> Capacity:
-        """What can still be placed, for a run of that specification where it is given."""
-        capacity = capacity_of(self.cluster.capacities(spec), self.claims(), self.spares.values())
-        return capacity if spec is None else self.cluster.restricted(capacity, spec)
-
-    def free(self) -> Mapping[str, int]:
-        """Free GPUs of every node that answers."""
-        return capacity_of(self.cluster.ready_capacities(), self.claims()).free
-
-    def note_run(self, run: Run) -> None:
-        """Books what a run holds now."""
-        pods = run.current_pods()
-        self.placed[run.uid] = [Claim(pod, slot.node, run.spec.gpus_per_pod) for pod, slot in pods.items()]
-        if run.control.state.holds_gpus and run.spec.spares:
-            self.spares[run.uid] = SpareDemand(run.name, run.spec.spares, run.spec.gpus_per_pod)
-        else:
-            self.spares.pop(run.uid, None)
-
-    def note_task(self, stored: StoredTask) -> None:
-        """Books what a task holds now."""
-        task = stored.task
-        held = [Claim(task.pod_name, task.control.node, task.spec.gpus)] if task.holds_gpus else []
-        self.placed[task.uid] = held
-
-    def namespace(self, project: str, action: object = None) -> str:
-        """Namespace of a project's pods; a pod that is to be deleted is where it is, whatever the project says now."""
-        if isinstance(action, DeletePod) and action.uid in self.namespaces:
-            return self.namespaces[action.uid]
-        row = self.projects.get(project)
-        return project_store.namespace_of(row) if row is not None else project
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +77,16 @@ class Controller:
     """Reconciles runs and tasks while this replica leads."""
 
     def __init__(self, db: Database, clock: Clock, parts: Parts, limits: Limits, wakeup: asyncio.Event) -> None:
+        self._db = db
         self._clock = clock
         self._parts = parts
         self._limits = limits
         self._wakeup = wakeup
         self._swept_term = 0
-        self._runs: Mirror[StoredRun] = Mirror(db, run_store.KIND, run_store.load)
-        self._tasks: Mirror[StoredTask] = Mirror(db, task_store.KIND, task_store.load)
-        self._projects: Mirror[ResourceRow] = Mirror(db, project_store.KIND, lambda row: row)
+        self._runs: Mirror[StoredRun] = Mirror(run_store.KIND, run_store.load)
+        self._tasks: Mirror[StoredTask] = Mirror(task_store.KIND, task_store.load)
+        self._projects: Mirror[ResourceRow] = Mirror(project_store.KIND, lambda row: row)
+        self._stragglers = StragglerWatch()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Looks at each hint and each tick until `stop` is set."""
@@ -154,8 +120,7 @@ class Controller:
     async def look(self, term: int) -> None:
         """One pass over all runs and tasks."""
         self._parts.executor.check()
-        for mirror in (self._projects, self._runs, self._tasks):
-            await mirror.refresh()
+        await refresh(self._db, (self._projects, self._runs, self._tasks))
         cluster = await self._parts.cluster.snapshot()
         look = Look(
             cluster,
@@ -178,6 +143,7 @@ class Controller:
         self._remove_stuck(cluster)
         self._sweep_owners(term)
         self._parts.hub.keep_only(pod for s in runs for pod in s.run.current_pods())
+        self._stragglers.keep_only(s.run.uid for s in runs)
         self._parts.metrics.observe(self._runs.items.values(), self._parts.hub.connected, self._clock.now().timestamp())
 
     def _forget(self) -> None:
@@ -199,24 +165,49 @@ class Controller:
         return runs, tasks
 
     async def _settle_runs(self, runs: list[StoredRun], look: Look, term: int) -> None:
+        """Runs that hold nodes first, since they may need a spare; then the queue in its order."""
         limits = {project: project_store.limits_of(row) for project, row in look.projects.items()}
         by_uid = {stored.run.uid: stored for stored in runs}
-        used: Counter[str] = Counter()
+        usage, queue, queued, holding = Usage(limits), Queue(), [], []
         for stored in runs:
-            used[stored.run.project] += stored.run.spec.gpus if stored.run.control.state.holds_gpus else 0
-        for run in admission_order([s.run for s in runs], limits):
-            stored = by_uid[run.uid]
-            problem = look.queue_blocked_by or quota_problem(run, limits, used)
-            queued = run.control.state in (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
-            after = await self._settle_run(stored, look, problem if queued else "", term)
-            if queued and after.run.control.state.holds_gpus:
-                used[run.project] += run.spec.gpus
-            if waits_for_nodes(after.run) and not problem:
-                look.queue_blocked_by = f"{after.run.name} is ahead and waits for nodes"
+            if stored.run.control.state in QUEUED_STATES:
+                queued.append(stored.run)
+            else:
+                holding.append(stored)
+                if stored.run.control.state.holds_gpus:
+                    usage.add(stored.run)
+        await self._preempt(queued, holding, usage, look)
+        for stored in sorted(holding, key=lambda s: (s.run.created_at, s.run.name)):
+            await self._settle_run(stored, look, "", 0, term)
+        now = self._clock.now().timestamp()
+        for run in admission_order(queued, usage, now):
+            problem = queue.problem(run) or quota_problem(run, usage)
+            after = await self._settle_run(by_uid[run.uid], look, problem, queue_priority(run, limits, now), term)
+            if after.run.control.state.holds_gpus:
+                usage.add(after.run)
+            if not problem:
+                queue.note(after.run)
 
-    async def _settle_run(self, stored: StoredRun, look: Look, problem: str, term: int) -> StoredRun:
+    async def _preempt(self, queued: list[Run], holding: list[StoredRun], usage: Usage, look: Look) -> None:
+        """Finds who makes room for the first run of the queue that waits for nodes and whose quota allows it.
+
+        One at a time: the next one is looked at when the first has its nodes.
+        """
+        waiting = [run for run in queued if waits_for_nodes(run) and not quota_problem(run, usage)]
+        if not waiting:
+            return
+        first = next(iter(admission_order(waiting, usage, self._clock.now().timestamp())))
+        running = [stored.run for stored in holding if stored.run.control.state.holds_gpus]
+        leaving = [run for run in running if is_being_preempted(run)]
+        victims = choose_victims(first, base_priority(first, usage.limits), running, look.capacity())
+        # Those that are writing their checkpoint already go on doing so; others are asked only if these don't suffice.
+        for victim in leaving or victims:
+            look.preempted[victim.uid] = first.name
+
+    async def _settle_run(self, stored: StoredRun, look: Look, problem: str, priority: int, term: int) -> StoredRun:
+        """Decides until the record stands; a run that joins the queue waits for the next look, in its order."""
         for _ in range(CHANGES_A_LOOK):
-            decision = decide(stored.run, self._world(stored, look, problem))
+            decision = decide(stored.run, self._world(stored, look, problem, priority))
             if isinstance(decision, Act):
                 for action in decision.actions:
                     namespace = look.namespace(stored.run.project, action)
@@ -227,8 +218,11 @@ class Controller:
                 return stored
             if written.run.control.state.terminal:
                 self._parts.executor.release_owner(written.run, look.namespace(written.run.project))
+            joins_queue = written.run.control.state in QUEUED_STATES and stored.run.control.state not in QUEUED_STATES
             stored = written
             look.note_run(stored.run)
+            if joins_queue:
+                break
         self._wakeup.set()
         return stored
 
@@ -246,19 +240,23 @@ class Controller:
         self._parts.metrics.count_change(stored.run, change)
         return self._runs.put(written.row)
 
-    def _world(self, stored: StoredRun, look: Look, problem: str) -> World:
+    def _world(self, stored: StoredRun, look: Look, problem: str, priority: int) -> World:
         run = stored.run
+        agents = {pod: self._parts.hub.view(pod) for pod in run.current_pods()}
         return World(
             now=self._clock.now().timestamp(),
             pods=look.cluster.pods_of(run.uid),
             nodes=look.cluster.views_for(run.spec, look.nodes),
-            agents={pod: self._parts.hub.view(pod) for pod in run.current_pods()},
+            agents=agents,
             training=stored.reports,
             inputs=self._parts.token_sets.view(run.spec.token_set),
             capacity=look.capacity(run.spec) if _may_place(run) else Capacity(),
             queue_problem=problem,
             refusals=self._parts.executor.refusals,
             blind=look.cluster.blind,
+            preempted_by=look.preempted.get(run.uid, ""),
+            admission_priority=priority,
+            straggler=self._stragglers.observe(run, agents, self._clock.monotonic(), self._limits.straggler_score),
             limits=self._limits,
         )
 
@@ -315,7 +313,9 @@ class Controller:
 
 
 def _may_place(run: Run) -> bool:
-    return run.control.state is RunState.QUEUED or any(not slot.node for slot in run.control.slots)
+    """Whether a decision about the run may ask for nodes."""
+    lacks_spares = sum(1 for slot in run.spares if slot.node) < wanted_spares(run)
+    return run.control.state is RunState.QUEUED or lacks_spares or any(not slot.node for slot in run.members)
 
 
 def _projects_in_need(runs: Iterable[StoredRun]) -> set[str]:

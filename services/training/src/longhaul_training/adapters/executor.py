@@ -38,6 +38,7 @@ from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.adapters.task_store import StoredTask
 from longhaul_training.domain.actions import (
+    AccuseNode,
     AcknowledgeDrain,
     Action,
     CreatePod,
@@ -114,6 +115,8 @@ class Executor:
                 self._hub.send(action.pod, _start_workers(stored, action))
             case AcknowledgeDrain():
                 self.acknowledge(action)
+            case AccuseNode():
+                self._start((run.uid, action.key), lambda: self._accuse(stored, action))
 
     def for_task(self, stored: StoredTask, action: CreateTaskPod | DeletePod, namespace: str) -> None:
         """Starts one action of a task."""
@@ -231,6 +234,18 @@ class Executor:
         with suppress(NotFound, Aborted):
             await self._cluster.delete_pod(namespace, action.pod, action.uid, action.grace_seconds)
 
+    async def _accuse(self, stored: StoredRun, action: AccuseNode) -> None:
+        """Hands a verdict to gpuhealth, then forgets it; what gpuhealth decides about it is its own affair."""
+        outcome = await self._health.accuse(action)
+        term = self._leadership.term
+        if term is None:
+            return
+        present = await self._runs.get(stored.run.project, stored.run.id)
+        left = tuple(a for a in present.run.control.accusations if a.key != action.key)
+        if left != present.run.control.accusations:
+            event = RunEvent("NODE_ACCUSED", outcome, action.message, {"node": action.node})
+            await self._runs.commit(present, replace(present.run.control, accusations=left), (event,), term.number)
+
     async def _register(self, stored: StoredRun, action: RegisterEpoch) -> None:
         """Fences the epoch, gets the metric rows that only the journal has, then records what the epoch begins with."""
         run = stored.run
@@ -265,11 +280,21 @@ def _start_workers(stored: StoredRun, action: StartEpoch) -> StartWorkers:
     resume, pinned = control.resume, control.pinned
     return StartWorkers(
         epoch=action.epoch,
-        world_size=stored.run.spec.world_size,
+        world_size=action.world_size,
         ranks=action.ranks,
         rendezvous_address=action.rendezvous_address,
         token_set_manifest_key=pinned.manifest_key if pinned is not None else "",
         resume_manifest_key=resume.manifest_key if resume is not None else "",
         resume_checkpoint=resume.checkpoint if resume is not None else "",
-        trainer_config=stored.row.spec["trainer_config"],
+        trainer_config=_fitted_config(stored, action.world_size),
+        program=action.program,
     )
+
+
+def _fitted_config(stored: StoredRun, world_size: int) -> Mapping[str, Any]:
+    """The run's configuration; for a group of another size than its own the data-parallel degree is left open."""
+    config: Mapping[str, Any] = stored.row.spec["trainer_config"]
+    resources = stored.row.spec["resources"]
+    if world_size == resources["nodes"] * resources["gpus_per_node"] or not config.get("layout"):
+        return config
+    return {**config, "layout": {**config["layout"], "data_parallel": 0}}

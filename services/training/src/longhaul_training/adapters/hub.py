@@ -13,6 +13,7 @@ from longhaul_core.logging import get_logger
 
 from longhaul_training.adapters.attention import Attention
 from longhaul_training.adapters.commands import Command, Redirect, Shutdown
+from longhaul_training.domain.checkup_record import Finding
 from longhaul_training.domain.observations import AgentView, WorkerView
 
 # The same command is not repeated on a stream within this time; agents take repetitions for what they are.
@@ -45,6 +46,7 @@ class _Known:
     rendezvous_address: str = ""
     workers: tuple[WorkerView, ...] = ()
     problems: tuple[str, ...] = ()
+    checks: tuple[Finding, ...] = ()
 
 
 class AgentHub:
@@ -62,14 +64,19 @@ class AgentHub:
         return sum(known.session is not None for known in self._known.values())
 
     def attach(
-        self, session: AgentSession, epoch: int, workers: tuple[WorkerView, ...], problems: tuple[str, ...]
+        self,
+        session: AgentSession,
+        epoch: int,
+        workers: tuple[WorkerView, ...],
+        problems: tuple[str, ...],
+        checks: tuple[Finding, ...] = (),
     ) -> None:
         """Takes a stream whose Join was accepted."""
         known = self._known.setdefault(session.pod, _Known(self._attention.seconds()))
         if known.session is not None:
             known.session.outgoing.put_nowait(None)
         known.session, known.closed_at = session, None
-        known.problems = problems
+        known.problems, known.checks = problems, checks
         self.heard(session, epoch, workers)
 
     def detach(self, session: AgentSession) -> None:
@@ -125,6 +132,7 @@ class AgentHub:
             rendezvous_address=known.rendezvous_address,
             workers=known.workers,
             problems=known.problems,
+            checks=known.checks,
         )
 
     def silence(self, pod: str) -> float | None:

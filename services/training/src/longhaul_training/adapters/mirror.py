@@ -1,12 +1,12 @@
 """Rows of one kind in memory, kept up to date by reading what changed since the last look.
 
-A look costs one query, whatever the number of rows.
+A look at all mirrors costs one transaction, whatever the number of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from longhaul_core.db import Database, ResourceRow, resources
 from longhaul_core.ids import ANY_PROJECT
@@ -19,8 +19,7 @@ BATCH = 500
 class Mirror(Generic[T]):
     """Loaded rows by uid."""
 
-    def __init__(self, db: Database, kind: str, load: Callable[[ResourceRow], T]) -> None:
-        self._db = db
+    def __init__(self, kind: str, load: Callable[[ResourceRow], T]) -> None:
         self._kind = kind
         self._load = load
         self._revision = 0
@@ -31,16 +30,6 @@ class Mirror(Generic[T]):
         """What is held now, by uid."""
         return {uid: item for uid, (_, item) in self._items.items()}
 
-    async def refresh(self) -> None:
-        """Reads what changed."""
-        while True:
-            rows = await self._db.read(self._changes)
-            for row in rows:
-                self._take(row)
-                self._revision = max(self._revision, row.revision)
-            if len(rows) < BATCH:
-                return
-
     def put(self, row: ResourceRow) -> T:
         """Takes a row that was just written."""
         return self._take(row)
@@ -50,8 +39,16 @@ class Mirror(Generic[T]):
         self._items.clear()
         self._revision = 0
 
-    def _changes(self, session: Session) -> list[ResourceRow]:
+    def changes(self, session: Session) -> list[ResourceRow]:
+        """Rows that changed since the last look, a batch of them."""
         return resources.changes(session, self._kind, ANY_PROJECT, self._revision, BATCH)
+
+    def take_all(self, rows: list[ResourceRow]) -> bool:
+        """Takes a batch; whether there may be more."""
+        for row in rows:
+            self._take(row)
+            self._revision = max(self._revision, row.revision)
+        return len(rows) >= BATCH
 
     def _take(self, row: ResourceRow) -> T:
         item = self._load(row)
@@ -61,3 +58,12 @@ class Mirror(Generic[T]):
         elif known is None or known[0] <= row.revision:
             self._items[row.uid] = (row.revision, item)
         return item
+
+
+async def refresh(db: Database, mirrors: Sequence[Mirror[Any]]) -> None:
+    """Brings all mirrors up to date from one snapshot of the database; more are read only when a batch was full."""
+    pending = list(mirrors)
+    while pending:
+        behind = pending
+        batches = await db.read(lambda session, behind=behind: [mirror.changes(session) for mirror in behind])
+        pending = [mirror for mirror, rows in zip(behind, batches, strict=True) if mirror.take_all(rows)]

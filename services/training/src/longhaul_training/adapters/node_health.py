@@ -10,14 +10,16 @@ import grpc
 from longhaul.common.v1 import resource_pb2
 from longhaul.gpuhealth.v1 import node_health_pb2, node_health_pb2_grpc
 from longhaul_core.clock import Clock
+from longhaul_core.errors import FailedPrecondition, NotFound, ResourceExhausted
 from longhaul_core.rpc.client import rpc_errors
 
 from longhaul_training.adapters.upstream import follow
 from longhaul_training.convert.common import seconds_of
-from longhaul_training.domain.actions import AcknowledgeDrain
+from longhaul_training.domain.actions import AccuseNode, AcknowledgeDrain
 from longhaul_training.domain.observations import DrainView
 
 WHO = "training"
+ACCUSE_TIMEOUT_SECONDS = 10.0
 
 
 class NodeHealth:
@@ -45,6 +47,18 @@ class NodeHealth:
         )
         with rpc_errors():
             await self._stub.AcknowledgeDrain(request)
+
+    async def accuse(self, action: AccuseNode) -> str:
+        """Asks for a node's quarantine and returns what came of it; raises LonghaulError when it may be asked again."""
+        request = node_health_pb2.QuarantineNodeRequest(
+            name=f"nodes/{action.node}", reason=action.message, author=WHO, request_id=action.key
+        )
+        try:
+            with rpc_errors():
+                await self._stub.QuarantineNode(request, timeout=ACCUSE_TIMEOUT_SECONDS)
+        except (NotFound, FailedPrecondition, ResourceExhausted) as refusal:
+            return refusal.reason or "REFUSED"
+        return "QUARANTINED"
 
     def _open(self, revision: int) -> AsyncIterator[Any]:
         stream: AsyncIterator[Any] = self._stub.WatchNodeHealth(

@@ -19,6 +19,7 @@ from longhaul_training.adapters.leadership import Leadership, is_stale
 from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.adapters.report_store import NoticeReport, Report, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
+from longhaul_training.domain.checkup_record import Finding
 from longhaul_training.domain.observations import WorkerView
 
 RETRY_SECONDS = 0.5
@@ -42,6 +43,7 @@ class Arrival:
     epoch: int
     workers: tuple[WorkerView, ...]
     token: str
+    checks: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,9 @@ class Reception:
         problems: tuple[str, ...] = ()
         if arrival.gpus != run.spec.gpus_per_pod:
             problems = (f"the pod has {arrival.gpus} GPU(s), the run wants {run.spec.gpus_per_pod} a node",)
+        problems += tuple(f"{check.check}: {check.message}" for check in arrival.checks if not check.passed)
         session = AgentSession(arrival.pod, arrival.project, arrival.run_id, term)
-        self._hub.attach(session, arrival.epoch, arrival.workers, problems)
+        self._hub.attach(session, arrival.epoch, arrival.workers, problems, arrival.checks)
         self._wake()
         return Admission(session, int(stored.row.status["sequences"].get(arrival.pod, 0)))
 

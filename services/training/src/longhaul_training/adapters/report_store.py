@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,10 +22,13 @@ from longhaul_training.adapters.metric_rows import MetricRow
 from longhaul_training.adapters.run_store import KIND, StoredRun, append_events, load
 from longhaul_training.domain import reports as folding
 from longhaul_training.domain.actions import RunEvent
+from longhaul_training.domain.checkup_record import Finding, NodeReport
 from longhaul_training.domain.reports import Reports, WorkerExit
 
 log = get_logger(__name__)
 
+NODE_CHECKED = "NODE_CHECKED"
+"""Type of the event in which a rank says what its check of its pod found."""
 RESTORED = "RESTORED"
 """Type of the event by which rank 0 says that it has loaded its checkpoint."""
 
@@ -187,7 +191,10 @@ def _fold(
                 happened.append(RunEvent("CHECKPOINT_COMMITTED", "", f"checkpoint at step {report.step}", data))
             case EventReport():
                 folded = _note_restore(folded, report.event)
-                happened.append(report.event)
+                if report.event.type == NODE_CHECKED:
+                    folded = folding.add_node_report(folded, _node_report(report.event))
+                else:
+                    happened.append(report.event)
             case NoticeReport():
                 pass
     return folded, tuple(happened)
@@ -198,6 +205,12 @@ def _note_restore(folded: Reports, event: RunEvent) -> Reports:
         return folded
     data = event.data
     return folding.add_restore(folded, int(data["epoch"]), float(data["at"]), float(data.get("seconds", 0.0)))
+
+
+def _node_report(event: RunEvent) -> NodeReport:
+    data = event.data
+    findings = tuple(Finding(**line) for line in json.loads(str(data["findings"])))
+    return NodeReport(str(data["pod"]), int(data["epoch"]), int(data["rank"]), str(data["device"]), findings)
 
 
 def _add_steps(session: Session, run_uid: str, folded: Reports, report: StepReport) -> Reports:

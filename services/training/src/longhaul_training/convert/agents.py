@@ -21,9 +21,11 @@ from longhaul_training.adapters.report_store import (
 )
 from longhaul_training.convert.common import plain, seconds_of, struct, timestamp
 from longhaul_training.domain.actions import PrepareEpoch, RunEvent, StopAfterCheckpoint
+from longhaul_training.domain.checkup_record import Finding
 from longhaul_training.domain.observations import WorkerView
 from longhaul_training.domain.reports import StepRow, WorkerExit
 
+LARGEST_SKEW_SECONDS = 30.0
 _KEPT_BY_COLUMNS = ("step", "epoch", "replayed", "sequence")
 
 
@@ -55,7 +57,10 @@ def rows_of(data: bytes) -> Rows:
 
 def workers_of(statuses: Any) -> tuple[WorkerView, ...]:
     """The workers that a Join or a Heartbeat names, by rank."""
-    views = (WorkerView(s.rank, s.phase, s.step, s.silent_seconds, s.process_id, s.local_rank) for s in statuses)
+    views = (
+        WorkerView(s.rank, s.phase, s.step, s.silent_seconds, s.process_id, s.local_rank, s.own_seconds)
+        for s in statuses
+    )
     return tuple(sorted(views, key=lambda view: view.rank))
 
 
@@ -105,7 +110,18 @@ def _start_epoch(command: StartWorkers) -> agent_pb2.StartEpoch:
         token_set_manifest_key=command.token_set_manifest_key,
         resume_manifest_key=command.resume_manifest_key,
         resume_checkpoint=command.resume_checkpoint,
+        program=command.program,
     )
+
+
+def checks_of(join: agent_pb2.Join, now: float) -> tuple[Finding, ...]:
+    """What an agent checked before it joined, and how far its clock is from ours."""
+    found = tuple(Finding(join.node, c.check, c.passed, c.message, c.value) for c in join.checks)
+    if not join.HasField("time"):
+        return found
+    skew = seconds_of(join.time) - now
+    text = f"the node's clock is {skew:+.1f} s from the controller's"
+    return (*found, Finding(join.node, "clock", abs(skew) <= LARGEST_SKEW_SECONDS, text, skew))
 
 
 def _rows(batch: agent_pb2.StepMetricsBatch) -> Rows:
@@ -124,6 +140,7 @@ def _step_row(row: training_run_pb2.StepMetrics) -> StepRow:
         data_wait_seconds=row.data_wait_seconds,
         checkpoint_seconds=row.checkpoint_stall_seconds,
         validation_loss=row.validation_loss if row.HasField("validation_loss") else None,
+        repeat_share=row.extra.get("consecutive_chunks", 0.0),
     )
 
 

@@ -12,7 +12,7 @@ from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import check_id
 
 from longhaul_training.adapters.experiment_store import ArmRequest
-from longhaul_training.convert import runs
+from longhaul_training.convert import run_status, runs
 from longhaul_training.convert.common import metadata, plain_value, struct
 from longhaul_training.domain.experiments import (
     BASELINE,
@@ -83,7 +83,7 @@ def _arm_to_proto(row: ResourceRow, arm: Mapping[str, Any]) -> pb.ExperimentArm:
     return pb.ExperimentArm(
         id=arm["id"],
         training_run=f"projects/{row.project}/{runs.COLLECTION}/{arm['run']}",
-        state=runs.state(RunState(arm.get("state", RunState.QUEUED))),
+        state=run_status.state(RunState(arm.get("state", RunState.QUEUED))),
         step=arm.get("step", 0),
         validation_loss=arm.get("validation_loss", 0.0),
         difference=arm.get("difference", 0.0),

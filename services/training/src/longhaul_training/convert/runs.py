@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from longhaul.common.v1 import resource_pb2
 from longhaul.training.v1 import training_run_pb2 as pb
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import fingerprint, parse_name
@@ -14,28 +13,20 @@ from pydantic import ValidationError
 
 from longhaul_training.adapters.rank_logs import LogText
 from longhaul_training.adapters.run_store import StoredRun
-from longhaul_training.convert.common import duration, metadata, plain, state_reason, struct, timestamp
-from longhaul_training.domain.goodput import TimeLedger, ledger
-from longhaul_training.domain.incidents import repair_times
+from longhaul_training.convert.common import metadata, plain, struct, timestamp
+from longhaul_training.convert.run_status import run_status
 from longhaul_training.domain.observations import AgentView
 from longhaul_training.domain.planning.sizing import ModelShape
-from longhaul_training.domain.progress import run_progress
-from longhaul_training.domain.states import Incident, RecoveryAction, Run, RunState
 
 _Section = TypeVar("_Section", bound=Section)
 
 COLLECTION = "trainingRuns"
 MAXIMUM_PODS = 100_000
+RESOURCE_OPTIONS = ("minimum_nodes", "node_failures_per_day", "node_repair_hours", "preflight")
+PREFLIGHTS = ("quick", "full", "off")
+BASES = ("tokens", "flops")
 # For plans and counts before the tokenizer is known.
 DEFAULT_VOCABULARY = 4096
-
-_STATES = {state: pb.TrainingRunState.Value(f"TRAINING_RUN_STATE_{state.value}") for state in RunState}
-_ACTIONS = {action: pb.RecoveryAction.Value(f"RECOVERY_ACTION_{action.value}") for action in RecoveryAction}
-
-
-def state(value: RunState) -> pb.TrainingRunState.ValueType:
-    """A state as its enum value."""
-    return _STATES[value]
 
 
 def spec_of(message: pb.TrainingRunSpec) -> dict[str, Any]:
@@ -56,7 +47,9 @@ def spec_of(message: pb.TrainingRunSpec) -> dict[str, Any]:
         "code_version": message.code_version,
         "labels": dict(message.labels),
     }
-    violations = _resource_violations(spec["resources"])
+    spec["resources"] |= _options(resources, RESOURCE_OPTIONS)
+    spec |= _options(message, ("reference_run", "reference_basis", "reference_margin"))
+    violations = _resource_violations(spec["resources"]) + _choice_violations(spec)
     pod, problems = _validated(PodConfig, plain(resources.pod), "spec.resources.pod")
     violations += problems
     if pod is not None and pod != PodConfig():
@@ -73,6 +66,29 @@ def spec_of(message: pb.TrainingRunSpec) -> dict[str, Any]:
             f"the training run can't be accepted: {listed}", reason="SPEC_INVALID", violations=violations
         )
     return spec
+
+
+def _options(message: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Fields that were set; those that were not leave no trace, so that a fingerprint does not change with new ones."""
+    return {name: getattr(message, name) for name in names if getattr(message, name)}
+
+
+def _choice_violations(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    resources = spec["resources"]
+    violations = []
+    if resources.get("preflight", "quick") not in PREFLIGHTS:
+        text = f"{resources['preflight']!r} is none of {', '.join(PREFLIGHTS)}"
+        violations.append(("spec.resources.preflight", text))
+    if resources.get("minimum_nodes", 0) > resources["nodes"] or resources.get("minimum_nodes", 0) < 0:
+        text = f"{resources['minimum_nodes']} is not between 1 and the {resources['nodes']} node(s) of the run"
+        violations.append(("spec.resources.minimum_nodes", text))
+    if min(resources.get("node_failures_per_day", 0.0), resources.get("node_repair_hours", 0.0)) < 0:
+        violations.append(("spec.resources.node_failures_per_day", "must not be negative, nor node_repair_hours"))
+    if spec.get("reference_basis", "tokens") not in BASES:
+        violations.append(("spec.reference_basis", f"{spec['reference_basis']!r} is none of {', '.join(BASES)}"))
+    if spec.get("reference_run"):
+        parse_name(spec["reference_run"], COLLECTION, "spec.reference_run")
+    return violations
 
 
 def trainer_config_of(values: Mapping[str, Any]) -> tuple[TrainerConfig | None, list[tuple[str, str]]]:
@@ -119,7 +135,7 @@ def run_to_proto(stored: StoredRun, agents: Mapping[str, AgentView], now: float)
     return pb.TrainingRun(
         metadata=metadata(stored.row, stored.run.name),
         spec=spec_to_proto(stored.row.spec),
-        status=_status(stored, agents, now),
+        status=run_status(stored, agents, now),
     )
 
 
@@ -140,116 +156,9 @@ def spec_to_proto(spec: Mapping[str, Any]) -> pb.TrainingRunSpec:
         recipe=spec["recipe"],
         code_version=spec["code_version"],
         labels=spec["labels"],
-    )
-
-
-def _status(stored: StoredRun, agents: Mapping[str, AgentView], now: float) -> pb.TrainingRunStatus:
-    run, reports = stored.run, stored.reports
-    control = run.control
-    total = int(stored.row.spec["trainer_config"]["steps"])
-    times = ledger(control.time, control.state, reports.worker_time, control.ended_at or now)
-    status = pb.TrainingRunStatus(
-        state=state(control.state),
-        reason=state_reason(control.reason),
-        progress=_progress(stored, total, times.goodput),
-        epoch=control.epoch,
-        step=max(0, reports.step),
-        total_steps=total,
-        tokens=reports.tokens,
-        loss=reports.loss,
-        tokens_per_second=reports.tokens_per_second if control.state is RunState.RUNNING else 0.0,
-        checkpoint=reports.checkpoint or (control.resume.checkpoint if control.resume else ""),
-        ranks=_ranks(run, agents, now),
-        incidents=[_incident(incident, now) for incident in control.incidents],
-        time=_time(times),
-        restarts=dict(control.failures.by_cause),
-        pending_reason=control.reason.message if _is_pending(control.state) else "",
-    )
-    if control.recovery is not None:
-        status.recovery_action = _ACTIONS[control.recovery]
-    if reports.validation_loss is not None:
-        status.validation_loss = reports.validation_loss
-    if control.pinned is not None:
-        pinned = control.pinned
-        status.inputs.append(resource_pb2.InputReference(name=pinned.name, digest=pinned.digest))
-    if control.started_at is not None:
-        status.start_time.CopyFrom(timestamp(control.started_at))
-    if control.ended_at is not None:
-        status.end_time.CopyFrom(timestamp(control.ended_at))
-    return status
-
-
-def _is_pending(value: RunState) -> bool:
-    return value in (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
-
-
-def _progress(stored: StoredRun, total: int, goodput: float) -> resource_pb2.Progress:
-    progress = run_progress(stored.reports, total, goodput)
-    message = resource_pb2.Progress(
-        done=progress.done,
-        total=progress.total,
-        unit="steps",
-        fraction=progress.fraction,
-        rate=progress.steps_per_second,
-        phase=stored.run.control.state.value.lower(),
-    )
-    if progress.eta_seconds is not None and not stored.run.control.state.terminal:
-        message.eta.CopyFrom(duration(progress.eta_seconds))
-    return message
-
-
-def _ranks(run: Run, agents: Mapping[str, AgentView], now: float) -> list[pb.RankStatus]:
-    nodes = {pod: slot.node for pod, slot in run.current_pods().items()}
-    return [
-        pb.RankStatus(
-            rank=worker.rank,
-            pod=agent.pod,
-            node=nodes.get(agent.pod, ""),
-            process_id=worker.process_id,
-            gpu_index=worker.local_rank,
-            step=worker.step,
-            phase=worker.phase,
-            heartbeat_time=timestamp(now - agent.silent_seconds),
-        )
-        for agent in agents.values()
-        for worker in agent.workers
-    ]
-
-
-def _incident(incident: Incident, now: float) -> pb.Incident:
-    times = repair_times(incident, now)
-    message = pb.Incident(
-        number=incident.number,
-        cause=incident.cause,
-        message=incident.message,
-        action=_ACTIONS[incident.action],
-        node=incident.node,
-        fault_time=timestamp(incident.fault_at),
-        detect_seconds=times.detect,
-        restart_seconds=times.restart,
-        restore_seconds=times.restore,
-        replay_seconds=times.replay,
-        replay_steps=max(0, incident.fault_step - incident.resume_step) if incident.restored_at is not None else 0,
-        fault_step=max(0, incident.fault_step),
-        resume_step=incident.resume_step,
-        epoch=incident.epoch,
-    )
-    if incident.recovered_at is not None:
-        message.recovered_time.CopyFrom(timestamp(incident.recovered_at))
-    return message
-
-
-def _time(times: TimeLedger) -> pb.TimeLedger:
-    return pb.TimeLedger(
-        productive_seconds=times.productive,
-        startup_seconds=times.startup,
-        data_wait_seconds=times.data_wait,
-        checkpoint_seconds=times.checkpoint,
-        recovery_seconds=times.recovery,
-        replay_seconds=times.replay,
-        paused_seconds=times.paused,
-        queued_seconds=times.queued,
-        goodput=times.goodput,
+        reference_run=spec.get("reference_run", ""),
+        reference_basis=spec.get("reference_basis", ""),
+        reference_margin=spec.get("reference_margin", 0.0),
     )
 
 
@@ -259,6 +168,19 @@ def _resource_violations(resources: Mapping[str, Any]) -> list[tuple[str, str]]:
         if not (0 if name == "spares" else 1) <= resources[name] <= MAXIMUM_PODS:
             violations.append((f"spec.resources.{name}", f"{resources[name]} is out of range"))
     return violations
+
+
+def check_layout(config: Mapping[str, Any], nodes: int, gpus_per_node: int) -> None:
+    """Refuses another number of nodes over which a run's batch or layout does not divide; raises InvalidArgument."""
+    parsed = TrainerConfig.model_validate(config)
+    opened = parsed.model_copy(update={"layout": parsed.layout.model_copy(update={"data_parallel": 0})})
+    violations = _resource_violations({"nodes": nodes, "gpus_per_node": gpus_per_node, "spares": 0})
+    violations = violations or _layout_violations(opened, {"nodes": nodes, "gpus_per_node": gpus_per_node})
+    if violations:
+        text = "; ".join(problem for _, problem in violations)
+        raise InvalidArgument(
+            f"the run can't train on {nodes} node(s): {text}", reason="LAYOUT_INVALID", violations=[("nodes", text)]
+        )
 
 
 def _layout_violations(config: TrainerConfig, resources: Mapping[str, Any]) -> list[tuple[str, str]]:

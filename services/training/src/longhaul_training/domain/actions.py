@@ -53,6 +53,8 @@ class StartEpoch:
     epoch: int
     ranks: tuple[int, ...]
     rendezvous_address: str
+    world_size: int
+    program: str = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,25 @@ class AcknowledgeDrain:
     message: str
 
 
-Action = CreatePod | DeletePod | RegisterEpoch | PrepareEpoch | StartEpoch | StopAfterCheckpoint | AcknowledgeDrain
+@dataclass(frozen=True, slots=True)
+class AccuseNode:
+    """Tells gpuhealth that a run's own checks found a node faulty; forgotten from the record once it knows."""
+
+    node: str
+    message: str
+    key: str
+
+
+Action = (
+    CreatePod
+    | DeletePod
+    | RegisterEpoch
+    | PrepareEpoch
+    | StartEpoch
+    | StopAfterCheckpoint
+    | AcknowledgeDrain
+    | AccuseNode
+)
 
 
 @dataclass(frozen=True, slots=True)

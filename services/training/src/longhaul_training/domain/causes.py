@@ -49,6 +49,7 @@ POD_EVICTED = Cause("POD_EVICTED", Kind.DISRUPTION)
 AGENT_SILENT = Cause("AGENT_SILENT", Kind.INFRASTRUCTURE)
 NODE_LOST = Cause("NODE_LOST", Kind.INFRASTRUCTURE)
 NODE_QUARANTINED = Cause("NODE_QUARANTINED", Kind.DISRUPTION)
+NODE_FAULTY = Cause("NODE_FAULTY", Kind.INFRASTRUCTURE)
 PREFLIGHT_FAILED = Cause("PREFLIGHT_FAILED", Kind.INFRASTRUCTURE)
 CONFIGURATION = Cause("CONFIGURATION_ERROR", Kind.FATAL, "correct the recipe and submit it under a new name")
 OUT_OF_MEMORY = Cause(
@@ -57,6 +58,12 @@ OUT_OF_MEMORY = Cause(
     "lower data.micro_batch_size (accumulation keeps the global batch), shorten data.sequence_length, or use more GPUs",
 )
 GATE_FAILED = Cause("GATE_FAILED", Kind.FATAL, "parameters differ where they must not; the events name them")
+IDENTICAL_SHARDS = Cause(
+    "IDENTICAL_SHARDS",
+    Kind.FATAL,
+    "every rank drew the same initial values for its shard; initialise by (seed, name, global index), then submit anew",
+)
+_EQUAL_SHARDS_TEXT = "shards start equal"
 
 _EXIT_CODES = {
     0: WORKER_LEFT,
@@ -76,8 +83,10 @@ _DISRUPTION_REASONS = frozenset(
 )
 
 
-def worker_cause(exit_code: int) -> Cause:
-    """The cause that a worker's exit code names; unknown codes and signals are crashes."""
+def worker_cause(exit_code: int, message: str = "") -> Cause:
+    """The cause that a worker's exit code and last words name; unknown codes and signals are crashes."""
+    if exit_code == 83 and _EQUAL_SHARDS_TEXT in message:
+        return IDENTICAL_SHARDS
     return _EXIT_CODES.get(exit_code, WORKER_CRASHED)
 
 

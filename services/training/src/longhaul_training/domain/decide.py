@@ -9,12 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from longhaul_training.domain import faults as fault_rules
-from longhaul_training.domain.actions import Act, Action, Change, Decision, DeletePod, RunEvent, StopAfterCheckpoint
+from longhaul_training.domain.actions import (
+    AccuseNode,
+    Act,
+    Action,
+    Change,
+    Decision,
+    DeletePod,
+    RunEvent,
+)
 from longhaul_training.domain.gang import assemble
 from longhaul_training.domain.observations import InputStatus, PodPhase, World
 from longhaul_training.domain.placement import place
 from longhaul_training.domain.regroup import regroup
-from longhaul_training.domain.shortage import shortage
+from longhaul_training.domain.shortage import BEHIND, QUOTA, shortage
+from longhaul_training.domain.spare_keeping import tend_spares
+from longhaul_training.domain.spares import missing_pods
 from longhaul_training.domain.states import (
     GROUPING_STATES,
     FailureRecord,
@@ -27,7 +37,9 @@ from longhaul_training.domain.states import (
     StopPurpose,
     Wish,
 )
-from longhaul_training.domain.transitions import amend, begin_stepping, close_incident, end, move, recover, release
+from longhaul_training.domain.stopping import PURPOSES_THAT_LEAVE, ask_to_stop, stop_then
+from longhaul_training.domain.transitions import amend, end, move, recover, release, requeue
+from longhaul_training.domain.watching import watch_steps
 
 STALE_POD_GRACE_SECONDS = 5.0
 
@@ -37,7 +49,12 @@ def decide(run: Run, world: World) -> Decision:
     decision = _decide(run, world)
     if isinstance(decision, Change):
         return decision
-    return Act((*_stale_pods(run, world), *decision.actions))
+    tended = tend_spares(run, world) if run.control.state.holds_gpus and run.desired.wish is Wish.RUN else None
+    if tended is not None:
+        return tended
+    accusations = (AccuseNode(a.node, a.message, a.key) for a in run.control.accusations)
+    spares = missing_pods(run, world, run.spares) if run.control.state.holds_gpus else ()
+    return Act((*_stale_pods(run, world), *spares, *decision.actions, *accusations))
 
 
 def _decide(run: Run, world: World) -> Decision:
@@ -135,22 +152,45 @@ def _admit(run: Run, world: World) -> Decision:
     spec, control = run.spec, run.control
     if world.now < control.backoff_until:
         return Act()
-    problem = world.queue_problem
     nodes = None
-    if not problem:
+    if not world.queue_problem:
         nodes = place(world.capacity, spec.pods, spec.gpus_per_pod, pool=spec.pool, avoid=control.avoided_nodes)
     if nodes is None:
-        reason = Reason("NO_CAPACITY", problem) if problem else shortage(spec, world.capacity)
+        reason = _waiting_reason(run, world)
         return Act() if run.control.reason == reason else amend(run, reason=reason)
-    slots = run.control.slots or tuple(Slot(index) for index in range(spec.pods))
-    placed = tuple(replace(slot, node=node) for slot, node in zip(slots, nodes, strict=True))
-    reason = Reason("ADMITTED", f"placed on {', '.join(nodes)}")
-    return move(run, world, RunState.ADMITTED, reason, slots=placed, admissions=control.admissions + 1)
+    slots = run.control.slots + tuple(Slot(index) for index in range(len(run.control.slots), spec.pods))
+    placed = tuple(
+        replace(slot, node=nodes[slot.index] if slot.index < spec.pods else "", spare=slot.index >= spec.pods)
+        for slot in slots
+    )
+    return move(
+        run,
+        world,
+        RunState.ADMITTED,
+        Reason("ADMITTED", f"placed on {', '.join(nodes)}"),
+        slots=placed,
+        admissions=control.admissions + 1,
+        admitted_priority=world.admission_priority,
+    )
+
+
+def _waiting_reason(run: Run, world: World) -> Reason:
+    """Which resource keeps a queued run waiting."""
+    if not world.queue_problem:
+        return shortage(run.spec, world.capacity)
+    code = QUOTA if world.queue_problem.startswith("project ") else BEHIND
+    action = "wait, cancel another run of the project, or have the quota raised" if code == QUOTA else ""
+    return Reason(code, world.queue_problem, action)
 
 
 def _grouping(run: Run, world: World) -> Decision:
     if run.desired.wish is Wish.PAUSE:
-        return _pause(run, world)
+        reason = Reason("PAUSED_BY_USER", "paused; resumes from the last checkpoint")
+        return move(
+            run, world, RunState.PAUSED, reason, slots=release(run), stopping=None, backoff_until=0.0, checkup=None
+        )
+    if world.preempted_by:
+        return requeue(run, world, Reason("PREEMPTED", f"made room for {world.preempted_by}"))
     faults = fault_rules.find_faults(run, world)
     if fault_rules.unsettled(faults, world):
         return Act()
@@ -162,56 +202,26 @@ def _grouping(run: Run, world: World) -> Decision:
 def _stepping(run: Run, world: World) -> Decision:
     control = run.control
     faults = fault_rules.find_faults(run, world)
-    if control.stopping is not None and control.stopping.purpose is StopPurpose.PAUSE:
-        return _stop_for_pause(run, world, bool(faults))
+    if control.stopping is not None and control.stopping.purpose in PURPOSES_THAT_LEAVE:
+        return stop_then(run, world, faults)
     if faults:
         return Act() if fault_rules.unsettled(faults, world) else recover(run, world, faults)
     if control.stopping is not None:
         # A drain that was withdrawn while it had no effect is forgotten.
         expired = fault_rules.stopped(run, world)
-        return amend(run, stopping=None) if expired else _ask_to_stop(run, control.stopping)
+        return amend(run, stopping=None) if expired else ask_to_stop(run, control.stopping)
     if run.desired.wish is Wish.PAUSE:
         return amend(run, stopping=Stopping(StopPurpose.PAUSE, control.epoch, world.now))
+    if world.preempted_by:
+        text = f"a checkpoint is written to make room for {world.preempted_by}"
+        event = RunEvent("PREEMPTION_STARTED", "PREEMPTED", text, {"for": world.preempted_by})
+        return amend(run, event, stopping=Stopping(StopPurpose.PREEMPT, control.epoch, world.now))
     draining = fault_rules.draining_slots(run, world)
     if draining:
         slot, drain = draining[0]
         event = RunEvent("DRAIN_STARTED", drain.cause, f"a checkpoint is written before {slot.node} is left")
         return amend(run, event, stopping=Stopping(StopPurpose.DRAIN, control.epoch, world.now))
-    return _watch_steps(run, world)
-
-
-def _watch_steps(run: Run, world: World) -> Decision:
-    control = run.control
-    doubt = fault_rules.suspicion(run, world)
-    if doubt and control.state is RunState.RUNNING:
-        return move(run, world, RunState.SUSPECT, Reason("SILENT", doubt))
-    if not doubt and control.state is RunState.SUSPECT:
-        return begin_stepping(run, world)
-    incident = control.open_incident
-    if (
-        incident is not None
-        and world.training.step_epoch == control.epoch
-        and world.training.step > incident.fault_step
-    ):
-        return close_incident(run, world)
-    return Act()
-
-
-def _stop_for_pause(run: Run, world: World, faulty: bool) -> Decision:
-    assert run.control.stopping is not None
-    if faulty or fault_rules.stopped(run, world):
-        return _pause(run, world)
-    return _ask_to_stop(run, run.control.stopping)
-
-
-def _pause(run: Run, world: World) -> Change:
-    reason = Reason("PAUSED_BY_USER", "paused; resumes from the last checkpoint")
-    return move(run, world, RunState.PAUSED, reason, slots=release(run), stopping=None, backoff_until=0.0)
-
-
-def _ask_to_stop(run: Run, stopping: Stopping) -> Act:
-    reason = stopping.purpose.value.lower()
-    return Act(tuple(StopAfterCheckpoint(pod, stopping.epoch, reason) for pod in run.current_pods()))
+    return watch_steps(run, world)
 
 
 def _stale_pods(run: Run, world: World) -> tuple[Action, ...]:

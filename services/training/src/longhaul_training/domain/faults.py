@@ -50,7 +50,9 @@ _BREADTH = {RecoveryAction.NODE: 0, RecoveryAction.POD: 1, RecoveryAction.ROLLBA
 
 def find_faults(run: Run, world: World) -> tuple[Fault, ...]:
     """All faults of a run, the one to act on first: fatal causes, then the broadest repair, then the earliest."""
-    faults = [*_slot_faults(run, world), *_worker_faults(run, world), *_drain_faults(run, world)]
+    faults = [*_slot_faults(run, world), *_drain_faults(run, world)]
+    if run.control.checkup is None:
+        faults += _worker_faults(run, world)
     for late in (_hang(run, world), _late_start(run, world)):
         if late is not None and not faults:
             faults.append(late)
@@ -65,15 +67,16 @@ def unsettled(faults: tuple[Fault, ...], world: World) -> bool:
 
 
 def _slot_faults(run: Run, world: World) -> Iterator[Fault]:
-    for slot in run.control.slots:
+    for slot in run.members:
         if not slot.node:
             continue
-        fault = _slot_fault(run, slot, world)
+        fault = slot_fault(run, slot, world)
         if fault is not None:
             yield fault
 
 
-def _slot_fault(run: Run, slot: Slot, world: World) -> Fault | None:
+def slot_fault(run: Run, slot: Slot, world: World) -> Fault | None:
+    """What is wrong with a slot's pod, its node or its agent."""
     name = run.pod_name(slot)
     pod, node, agent = world.pods.get(name), world.nodes.get(slot.node), world.agents.get(name)
     if pod is None:
@@ -147,12 +150,12 @@ def _worker_faults(run: Run, world: World) -> Iterator[Fault]:
     leaving = run.control.stopping is not None and not stopped(run, world)
     if world.training.finished_epoch == epoch:
         return
-    by_pod = {run.pod_name(slot): slot for slot in run.control.slots}
+    by_pod = {run.pod_name(slot): slot for slot in run.members}
     for exit_ in world.training.exits:
         slot = by_pod.get(exit_.pod)
         if exit_.epoch != epoch or slot is None:
             continue
-        cause = causes.worker_cause(exit_.exit_code)
+        cause = causes.worker_cause(exit_.exit_code, exit_.message)
         if leaving and cause.kind in (Kind.DISRUPTION, Kind.PEER):
             continue
         if cause is causes.WORKER_LEFT and world.now - exit_.at < world.limits.lost_silence:
@@ -177,9 +180,9 @@ def _drain_faults(run: Run, world: World) -> Iterator[Fault]:
 
 
 def draining_slots(run: Run, world: World) -> list[tuple[Slot, DrainView]]:
-    """Placed slots whose node gpuhealth wants free."""
+    """Members whose node gpuhealth wants free."""
     found = []
-    for slot in run.control.slots:
+    for slot in run.members:
         node = world.nodes.get(slot.node)
         if node is not None and node.drain is not None:
             found.append((slot, node.drain))
@@ -192,7 +195,7 @@ def stopped(run: Run, world: World) -> bool:
     if stopping is None:
         return False
     ended = {e.rank for e in world.training.exits if e.epoch == stopping.epoch == run.control.epoch}
-    return len(ended) >= run.spec.world_size or world.now - stopping.since >= world.limits.drain
+    return len(ended) >= run.world_size or world.now - stopping.since >= world.limits.drain
 
 
 def _late_start(run: Run, world: World) -> Fault | None:
@@ -200,8 +203,10 @@ def _late_start(run: Run, world: World) -> Fault | None:
     control = run.control
     if control.state not in (RunState.RENDEZVOUS, RunState.RECOVERING) or control.epoch != control.registered_epoch:
         return None
+    if control.checkup is not None:
+        return None
     waited = world.now - max(control.epoch_since, control.backoff_until)
-    if waited < world.limits.start or not all(slot.joined for slot in control.slots):
+    if waited < world.limits.start or not all(slot.joined for slot in run.members):
         return None
     text = f"epoch {control.epoch} has made no step after {waited:.0f} s"
     return Fault(causes.START_TIMEOUT, text, RecoveryAction.PROCESS, world.now)
@@ -213,7 +218,7 @@ def _hang(run: Run, world: World) -> Fault | None:
         return None
     threshold = max(world.limits.hang, world.limits.hang_steps * world.training.median_step_seconds)
     workers = [w for agent in world.agents.values() if agent.epoch == run.control.epoch for w in agent.workers]
-    if len(workers) < run.spec.world_size or any(w.silent_seconds < threshold for w in workers):
+    if len(workers) < run.world_size or any(w.silent_seconds < threshold for w in workers):
         return None
     if any(w.phase != WorkerPhase.STEPPING for w in workers):
         return None
@@ -226,7 +231,7 @@ def suspicion(run: Run, world: World) -> str:
     """What makes a running run suspect, empty when all is well."""
     if run.control.state not in (RunState.RUNNING, RunState.SUSPECT):
         return ""
-    for slot in run.control.slots:
+    for slot in run.members:
         agent = world.agents.get(run.pod_name(slot))
         if agent is None or agent.silent_seconds >= world.limits.suspect_silence:
             return f"pod {run.pod_name(slot)} on {slot.node} is silent"

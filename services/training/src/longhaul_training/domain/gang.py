@@ -48,7 +48,7 @@ def assemble(run: Run, world: World) -> Change | None:
 
 
 def _refusals(run: Run, world: World) -> Iterator[Refusal]:
-    for name in run.current_pods():
+    for name in map(run.pod_name, run.members):
         if name in world.refusals and name not in world.pods:
             yield world.refusals[name]
 
@@ -56,7 +56,7 @@ def _refusals(run: Run, world: World) -> Iterator[Refusal]:
 def _obstacles(run: Run, world: World) -> Iterator[Obstacle]:
     """By severity: refused, then known to be stuck, then not started yet."""
     waiting = []
-    for name, slot in run.current_pods().items():
+    for name, slot in ((run.pod_name(slot), slot) for slot in run.members if slot.node):
         pod, refusal = world.pods.get(name), world.refusals.get(name)
         if pod is None and refusal is not None:
             yield Obstacle(Reason(refusal.code, refusal.message, refusal.action), slot.node, repeated=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from longhaul_training.domain.checkup_record import Finding
 from longhaul_training.domain.placement import Capacity
 from longhaul_training.domain.reports import Reports
 
@@ -88,6 +89,7 @@ class WorkerView:
     silent_seconds: float = 0.0
     process_id: int = 0
     local_rank: int = 0
+    own_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,17 @@ class AgentView:
     rendezvous_address: str = ""
     workers: tuple[WorkerView, ...] = ()
     problems: tuple[str, ...] = ()
+    checks: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StragglerView:
+    """The rank that has been slowest at its own work for `seconds`; `score` is its peers' median over its own time."""
+
+    rank: int
+    pod: str
+    score: float
+    seconds: float
 
 
 class InputStatus(StrEnum):
@@ -151,6 +164,14 @@ class Limits:
     hang_steps: float = 3.0
     backoff_base: float = 1.0
     backoff_maximum: float = 60.0
+    check: float = 120.0
+    diagnosis_pause: float = 1800.0
+    elastic_patience: float = 20.0
+    slow_share: float = 0.05
+    slow_seconds: float = 300.0
+    slow_act_share: float = 0.20
+    straggler_score: float = 0.7
+    straggler_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,4 +188,7 @@ class World:
     queue_problem: str = ""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
     blind: bool = False
+    preempted_by: str = ""
+    admission_priority: int = 0
+    straggler: StragglerView | None = None
     limits: Limits = Limits()

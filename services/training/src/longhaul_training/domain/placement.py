@@ -51,6 +51,7 @@ class Capacity:
     spares: tuple[SpareDemand, ...] = ()
     allowed: frozenset[str] | None = None
     groups: Mapping[str, str] | None = None
+    whole: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_free(self) -> int:
@@ -89,7 +90,8 @@ def capacity_of(nodes: Iterable[NodeCapacity], claims: Iterable[Claim], spares: 
     for claim in by_pod.values():
         if claim.node in free:
             free[claim.node] -= claim.gpus
-    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares))
+    whole = {node.name: node.gpus for node in node_list}
+    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares), whole)
 
 
 def place(

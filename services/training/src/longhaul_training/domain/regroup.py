@@ -14,17 +14,20 @@ from longhaul_training.domain.actions import (
     Act,
     Action,
     Change,
-    CreatePod,
     Decision,
     PrepareEpoch,
     RegisterEpoch,
     RunEvent,
     StartEpoch,
 )
+from longhaul_training.domain.checkup_record import Accusation, CheckupPurpose, Finding
+from longhaul_training.domain.checkups import merge_checklist
+from longhaul_training.domain.diagnosis import check_nodes, first_round
 from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.incidents import amend_last
-from longhaul_training.domain.observations import AgentView, PodPhase, WorkerPhase, World
+from longhaul_training.domain.observations import AgentView, WorkerPhase, World
 from longhaul_training.domain.placement import place
+from longhaul_training.domain.spares import missing_pods
 from longhaul_training.domain.states import Reason, RecoveryAction, Run, RunState, Slot
 from longhaul_training.domain.transitions import amend, begin_stepping, move, recover
 
@@ -36,17 +39,22 @@ def regroup(run: Run, world: World) -> Decision:
     control = run.control
     if world.now < control.backoff_until:
         return Act()
-    if any(not slot.node for slot in control.slots):
+    if any(not slot.node for slot in run.members):
         return _place_missing(run, world)
     preparations: list[Action] = []
     if control.registered_epoch < control.epoch:
         preparations.append(RegisterEpoch(control.epoch, control.recovery is RecoveryAction.ROLLBACK))
-    preparations += _missing_pods(run, world)
+    preparations += missing_pods(run, world, run.members)
     if preparations:
         return Act(tuple(preparations))
     agents = _agents(run, world)
     if agents is None:
         return Act()
+    refused = _refuse(run, world, agents)
+    if refused is not None:
+        return refused
+    if control.checkup is not None:
+        return check_nodes(run, world)
     if control.state is RunState.ADMITTED:
         return move(run, world, RunState.PREFLIGHT, Reason("AGENTS_JOINED", "all agents have joined"))
     if control.state is RunState.PREFLIGHT:
@@ -56,7 +64,7 @@ def regroup(run: Run, world: World) -> Decision:
 
 def _place_missing(run: Run, world: World) -> Decision:
     control = run.control
-    missing = [slot for slot in control.slots if not slot.node]
+    missing = [slot for slot in run.members if not slot.node]
     nodes = place(
         world.capacity.keeping_spares_of(run.name).in_group_of(slot.node for slot in control.slots if slot.node),
         len(missing),
@@ -65,6 +73,9 @@ def _place_missing(run: Run, world: World) -> Decision:
         avoid=control.avoided_nodes,
     )
     if nodes is None:
+        fewer = _shrink(run, world)
+        if fewer is not None:
+            return fewer
         text = f"no node has {run.spec.gpus_per_pod} free GPU(s) for {len(missing)} pod(s) to move to"
         reason = Reason("NO_SPARE", text, "add a node, or release a quarantined one")
         return Act() if control.reason == reason else amend(run, reason=reason)
@@ -73,25 +84,26 @@ def _place_missing(run: Run, world: World) -> Decision:
     return amend(run, slots=slots, reason=Reason("MOVED", f"pods move to {', '.join(nodes)}"))
 
 
-def _missing_pods(run: Run, world: World) -> list[CreatePod]:
-    """Pods to create now; a node on which an old pod of this run still ends is waited for."""
-    current = run.current_pods()
-    ending = {
-        pod.node
-        for pod in world.pods.values()
-        if pod.name not in current and pod.phase not in (PodPhase.FAILED, PodPhase.SUCCEEDED)
-    }
-    return [
-        CreatePod(name, slot.index, slot.incarnation, slot.node)
-        for name, slot in current.items()
-        if name not in world.pods and not slot.pod_uid and slot.node not in ending
-    ]
+def _shrink(run: Run, world: World) -> Change | None:
+    """Goes on with fewer data-parallel replicas where the run may and no replacement came in time.
+
+    The global batch stays what it is: each rank accumulates more.
+    """
+    placed = [slot for slot in run.members if slot.node]
+    sizes = [size for size in run.spec.elastic_sizes if size <= len(placed)]
+    if not sizes or world.now - run.control.epoch_since < world.limits.elastic_patience:
+        return None
+    kept = {slot.index for slot in placed[: max(sizes)]}
+    slots = tuple(replace(slot, spare=slot.index not in kept) for slot in run.control.slots)
+    text = f"goes on with {max(sizes)} of {run.spec.pods} nodes until others are free; the global batch stays"
+    event = RunEvent("SHRUNK", "NO_SPARE", text, {"nodes": max(sizes), "wanted": run.spec.pods})
+    return amend(run, event, slots=slots, reason=Reason("SHRUNK", text))
 
 
 def _agents(run: Run, world: World) -> list[tuple[Slot, AgentView]] | None:
     """The agents of all slots, by slot; None while one of them is not connected."""
     found = []
-    for slot in run.control.slots:
+    for slot in run.members:
         agent = world.agents.get(run.pod_name(slot))
         if agent is None or not agent.connected:
             return None
@@ -99,20 +111,43 @@ def _agents(run: Run, world: World) -> list[tuple[Slot, AgentView]] | None:
     return found
 
 
+def _refuse(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Decision | None:
+    """Replaces nodes whose agents found them unfit as they joined; gpuhealth learns of them."""
+    unfit = [(slot, agent) for slot, agent in agents if agent.problems]
+    if not unfit:
+        return None
+    accusations, faults = list(run.control.accusations), []
+    for slot, agent in unfit:
+        text = f"preflight on {slot.node}: {'; '.join(agent.problems)}"
+        accusations.append(Accusation(slot.node, text, f"{run.id}-{run.control.epoch}-{slot.node}"))
+        faults.append(Fault(causes.PREFLIGHT_FAILED, text, RecoveryAction.NODE, world.now, slot.index, slot.node))
+    control = replace(run.control, accusations=tuple(accusations), checklist=_with_checks(run, agents))
+    return recover(replace(run, control=control), world, tuple(faults))
+
+
 def _preflight(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Decision:
-    for slot, agent in agents:
-        if agent.problems:
-            text = f"preflight on {slot.node}: {'; '.join(agent.problems)}"
-            fault = Fault(causes.PREFLIGHT_FAILED, text, RecoveryAction.NODE, world.now, slot.index, slot.node)
-            return recover(run, world, (fault,))
+    """All agents passed their own checks; where it is asked for, the checks in pairs come next."""
+    epoch = run.control.epoch + 1
+    if run.spec.full_preflight:
+        checkup = first_round(run, world, CheckupPurpose.PREFLIGHT, "before the first step")
+        event = RunEvent("PREFLIGHT_STARTED", "", f"{len(agents)} node(s) are checked, {len(checkup.groups)} group(s)")
+        return amend(
+            run, event, checkup=checkup, checklist=_with_checks(run, agents), epoch=epoch, epoch_since=world.now
+        )
     return move(
         run,
         world,
         RunState.RENDEZVOUS,
         Reason("PREFLIGHT_PASSED", f"{len(agents)} node(s) passed"),
-        epoch=run.control.epoch + 1,
+        epoch=epoch,
         epoch_since=world.now,
+        checklist=_with_checks(run, agents),
     )
+
+
+def _with_checks(run: Run, agents: list[tuple[Slot, AgentView]]) -> tuple[Finding, ...]:
+    new = [check for _, agent in agents for check in agent.checks]
+    return merge_checklist(run.control.checklist, new, (slot.node for slot, _ in agents))
 
 
 def _assemble(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Decision:
@@ -127,14 +162,14 @@ def _assemble(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> D
     if started[0] and not address:
         return _begin_again(run, world)
     commands: list[Action] = [
-        PrepareEpoch(agent.pod, control.epoch, bind_rendezvous=slot.index == 0)
-        for (slot, agent), is_started in zip(agents, started, strict=True)
+        PrepareEpoch(agent.pod, control.epoch, bind_rendezvous=position == 0)
+        for position, ((_, agent), is_started) in enumerate(zip(agents, started, strict=True))
         if agent.ready_epoch < control.epoch and not is_started
     ]
     if not commands and address:
         commands += [
-            StartEpoch(agent.pod, control.epoch, _ranks(run, slot), address)
-            for (slot, agent), is_started in zip(agents, started, strict=True)
+            StartEpoch(agent.pod, control.epoch, _ranks(run, position), address, run.world_size)
+            for position, ((_, agent), is_started) in enumerate(zip(agents, started, strict=True))
             if not is_started
         ]
     return Act(tuple(commands))
@@ -152,7 +187,7 @@ def _stepping(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> b
     if world.training.step_epoch == run.control.epoch:
         return True
     workers = [w for _, agent in agents if agent.epoch == run.control.epoch for w in agent.workers]
-    return len(workers) >= run.spec.world_size and all(w.phase not in _NOT_STEPPING for w in workers)
+    return len(workers) >= run.world_size and all(w.phase not in _NOT_STEPPING for w in workers)
 
 
 def _note_started(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Decision:
@@ -163,6 +198,6 @@ def _note_started(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) 
     return Change(replace(run.control, incidents=amend_last(run.control.incidents, started_at=world.now)))
 
 
-def _ranks(run: Run, slot: Slot) -> tuple[int, ...]:
-    first = slot.index * run.spec.gpus_per_pod
+def _ranks(run: Run, position: int) -> tuple[int, ...]:
+    first = position * run.spec.gpus_per_pod
     return tuple(range(first, first + run.spec.gpus_per_pod))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from longhaul_training.domain.checkup_record import NodeReport
 from longhaul_training.domain.goodput import WorkerTime
+from longhaul_training.domain.pace import Pace, add_step, restarted
 
 RECENT_STEPS = 64
 KEPT_EXITS = 64
@@ -45,6 +47,7 @@ class StepRow:
     data_wait_seconds: float = 0.0
     checkpoint_seconds: float = 0.0
     validation_loss: float | None = None
+    repeat_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Reports:
     restored_epoch: int = 0
     restored_at: float = 0.0
     restore_seconds: float = 0.0
+    pace: Pace = field(default_factory=Pace)
+    node_reports: tuple[NodeReport, ...] = ()
 
     @property
     def median_step_seconds(self) -> float:
@@ -138,9 +143,22 @@ def add_restore(reports: Reports, epoch: int, at: float, seconds: float) -> Repo
     return replace(reports, restored_epoch=epoch, restored_at=at, restore_seconds=seconds)
 
 
+def add_node_report(reports: Reports, found: NodeReport) -> Reports:
+    """Adds what a rank's check found; those of older epochs have been judged."""
+    kept = tuple(r for r in reports.node_reports if r.epoch >= found.epoch and (r.epoch, r.pod, r.rank) != _key(found))
+    return replace(reports, node_reports=(*kept, found))
+
+
+def _key(found: NodeReport) -> tuple[int, str, int]:
+    return found.epoch, found.pod, found.rank
+
+
 def _newest(reports: Reports, row: StepRow) -> Reports:
+    pace = reports.pace if row.epoch == reports.step_epoch else restarted(reports.pace)
+    seconds = max(0.0, row.step_seconds - row.checkpoint_seconds)
     return replace(
         reports,
+        pace=add_step(pace, row.step, row.at, seconds, row.data_wait_seconds, row.repeat_share),
         step=row.step,
         step_epoch=row.epoch,
         step_at=row.at,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from longhaul_training.domain.checkup_record import Accusation, Checkup, Finding
+
 
 class RunState(StrEnum):
     """State of a run; the last three are terminal."""
@@ -62,15 +64,20 @@ class Wish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The user's last word. `attempt` grows with each retry of a failed run."""
+    """The user's last word. `attempt` grows with each retry of a failed run; `nodes` 0: as it was created."""
 
     wish: Wish = Wish.RUN
     attempt: int = 1
+    nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """What the controller needs to know of a run's specification."""
+    """What the controller needs to know of a run's specification.
+
+    `elastic_sizes` are the numbers of pods, below `pods`, that the run may go on with when a lost node can't be
+    replaced; empty: it waits.
+    """
 
     pods: int
     gpus_per_pod: int
@@ -81,16 +88,14 @@ class RunSpec:
     node_selector: tuple[tuple[str, str], ...] = ()
     tolerations: tuple[tuple[str, str], ...] = ()
     topology_label: str = ""
-
-    @property
-    def world_size(self) -> int:
-        """Workers of the run, one a GPU."""
-        return self.pods * self.gpus_per_pod
+    steps: int = 0
+    elastic_sizes: tuple[int, ...] = ()
+    full_preflight: bool = False
 
     @property
     def gpus(self) -> int:
         """GPUs in use while the run trains, spares not counted."""
-        return self.world_size
+        return self.pods * self.gpus_per_pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class Slot:
     """A stable place in a run; a pod is a slot and an incarnation and carries neither rank nor epoch.
 
     Incarnations only grow, so that the name of a pod is never used twice. `pod_uid` is set once the pod was seen,
-    `joined` once its agent was.
+    `joined` once its agent was. A spare slot's pod has no ranks and waits to take a member's place.
     """
 
     index: int
@@ -106,19 +111,21 @@ class Slot:
     node: str = ""
     pod_uid: str = ""
     joined: bool = False
+    spare: bool = False
 
     def renewed(self, node: str) -> Slot:
         """The slot's next incarnation, on `node`; empty: not placed yet."""
-        return Slot(self.index, self.incarnation + 1, node)
+        return Slot(self.index, self.incarnation + 1, node, spare=self.spare)
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why the run is in its state, for a person: what happened and what to do next."""
+    """Why the run is in its state, for a person, and what to do next; `available`: of the nodes that it lacks."""
 
     code: str = ""
     message: str = ""
     action: str = ""
+    available: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,9 @@ class StopPurpose(StrEnum):
     PAUSE = "PAUSE"
     DRAIN = "DRAIN"
     CANCEL = "CANCEL"
+    PREEMPT = "PREEMPT"
+    GROW = "GROW"
+    DIAGNOSE = "DIAGNOSE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +211,14 @@ class TimeSpent:
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast:
+    """At `at` the run was expected to end at `end`."""
+
+    at: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
 class Control:
     """What the controller alone writes of a run, always in one transaction that checks its term."""
 
@@ -223,6 +241,13 @@ class Control:
     avoided_nodes: tuple[str, ...] = ()
     admissions: int = 0
     requeues: int = 0
+    admitted_priority: int = 0
+    checkup: Checkup | None = None
+    checklist: tuple[Finding, ...] = ()
+    accusations: tuple[Accusation, ...] = ()
+    diagnosed_at: float = 0.0
+    noticed: tuple[str, ...] = ()
+    forecasts: tuple[Forecast, ...] = ()
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -249,6 +274,21 @@ class Run:
     def name(self) -> str:
         """Resource name."""
         return f"projects/{self.project}/trainingRuns/{self.id}"
+
+    @property
+    def members(self) -> tuple[Slot, ...]:
+        """Slots that have ranks, in the order of their ranks."""
+        return tuple(slot for slot in self.control.slots if not slot.spare)
+
+    @property
+    def spares(self) -> tuple[Slot, ...]:
+        """Slots that wait to take a member's place."""
+        return tuple(slot for slot in self.control.slots if slot.spare)
+
+    @property
+    def world_size(self) -> int:
+        """Workers of the present group, one a GPU."""
+        return (len(self.members) or self.spec.pods) * self.spec.gpus_per_pod
 
     def pod_name(self, slot: Slot) -> str:
         """Name of the pod of a slot's present incarnation."""

@@ -13,6 +13,7 @@ from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.goodput import spend
 from longhaul_training.domain.incidents import amend_last, open_incident, repair_times
 from longhaul_training.domain.observations import World
+from longhaul_training.domain.spares import ready_spares
 from longhaul_training.domain.states import Incident, Reason, RecoveryAction, Run, RunState, Slot
 
 _ORDER = (RecoveryAction.PROCESS, RecoveryAction.ROLLBACK, RecoveryAction.POD, RecoveryAction.NODE)
@@ -52,8 +53,38 @@ def end(run: Run, world: World, state: RunState, reason: Reason) -> Change:
         incidents = amend_last(incidents, recovered_at=world.now, restored_at=incidents[-1].restored_at or world.now)
     return move(
         run, world, state, reason,
-        slots=release(run), stopping=None, ended_at=world.now, incidents=incidents, backoff_until=0.0,
+        slots=release(run), stopping=None, ended_at=world.now, incidents=incidents, backoff_until=0.0, checkup=None,
     )  # fmt: skip
+
+
+def requeue(run: Run, world: World, reason: Reason) -> Change:
+    """Gives all nodes back and waits for its turn again, to go on from the last checkpoint."""
+    return move(
+        run,
+        world,
+        RunState.QUEUED,
+        reason,
+        slots=release(run),
+        stopping=None,
+        backoff_until=0.0,
+        checkup=None,
+    )
+
+
+def regroup_with(run: Run, world: World, slots: tuple[Slot, ...], reason: Reason, *events: RunEvent) -> Change:
+    """A new epoch of these slots that no fault asked for."""
+    return move(
+        run,
+        world,
+        RunState.RECOVERING,
+        reason,
+        *events,
+        epoch=run.control.epoch + 1,
+        epoch_since=world.now,
+        slots=slots,
+        stopping=None,
+        checkup=None,
+    )
 
 
 def recover(run: Run, world: World, faults: tuple[Fault, ...]) -> Change:
@@ -64,7 +95,7 @@ def recover(run: Run, world: World, faults: tuple[Fault, ...]) -> Change:
         failed = replace(run, control=replace(control, failures=failures))
         return end(failed, world, RunState.FAILED, _failure_reason(fault, failures.count(fault.cause.name)))
     action = escalate(fault.action, failures)
-    slots, broadest = _replace_slots(control.slots, faults, action)
+    slots, broadest = _replace_slots(run, world, faults, action)
     epoch = control.epoch + 1
     incidents = open_incident(
         control.incidents, fault, broadest, epoch, max(world.training.step, fault.step), world.now
@@ -86,6 +117,7 @@ def recover(run: Run, world: World, faults: tuple[Fault, ...]) -> Change:
         epoch_since=world.now,
         slots=slots,
         stopping=None,
+        checkup=None,
         failures=failures,
         incidents=incidents,
         backoff_until=world.now + backoff_seconds(failures, world.limits),
@@ -153,18 +185,26 @@ def _failure_reason(fault: Fault, count: int) -> Reason:
 
 
 def _replace_slots(
-    slots: tuple[Slot, ...], faults: tuple[Fault, ...], first_action: RecoveryAction
+    run: Run, world: World, faults: tuple[Fault, ...], first_action: RecoveryAction
 ) -> tuple[tuple[Slot, ...], RecoveryAction]:
-    """New incarnations for slots whose pod or node is given up, and the broadest action taken."""
+    """New incarnations for members whose pod or node is given up, and the broadest action taken.
+
+    A warm spare takes the place of a member whose node is given up; that slot becomes the next spare.
+    """
     wanted: dict[int, RecoveryAction] = {faults[0].slot: first_action}
     if faults[0].slot < 0 and first_action in (RecoveryAction.POD, RecoveryAction.NODE):
         # Nobody in particular is to blame, and restarting the workers did not help: all pods are made anew.
-        wanted = {slot.index: RecoveryAction.POD for slot in slots}
+        wanted = {slot.index: RecoveryAction.POD for slot in run.members}
     for fault in faults[1:]:
         known = wanted.get(fault.slot, RecoveryAction.PROCESS)
         wanted[fault.slot] = max(known, fault.action, key=_ORDER.index)
-    replaced = tuple(_replaced(slot, wanted.get(slot.index, RecoveryAction.PROCESS)) for slot in slots)
-    return replaced, max(wanted.values(), key=_ORDER.index)
+    replaced = {slot.index: _replaced(slot, wanted.get(slot.index, RecoveryAction.PROCESS)) for slot in run.members}
+    replaced |= {slot.index: slot for slot in run.spares}
+    left = [index for index, slot in replaced.items() if not slot.spare and not slot.node]
+    for index, spare in zip(left, ready_spares(run, world), strict=False):
+        replaced[index] = replace(replaced[index], spare=True)
+        replaced[spare.index] = replace(spare, spare=False)
+    return tuple(replaced[index] for index in sorted(replaced)), max(wanted.values(), key=_ORDER.index)
 
 
 def _replaced(slot: Slot, action: RecoveryAction) -> Slot:

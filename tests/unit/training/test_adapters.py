@@ -24,7 +24,7 @@ from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import LEASE_NAME, Leadership, check_term
 from longhaul_training.adapters.metric_journal import MetricJournal
 from longhaul_training.adapters.metric_rows import KEPT_ROWS, SEGMENT_ROWS, MetricRow
-from longhaul_training.adapters.mirror import Mirror
+from longhaul_training.adapters.mirror import Mirror, refresh
 from longhaul_training.adapters.pod_identity import load_identity
 from longhaul_training.adapters.report_store import CheckpointReport, FinishReport, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
@@ -206,14 +206,14 @@ async def test_record_that_moved_is_not_overwritten(db: Database, clock: ManualC
 
 async def test_mirror_sees_changes_of_others_and_keeps_its_own_newer_ones(db: Database, clock: ManualClock) -> None:
     runs, term = RunStore(db, clock), await leader(db)
-    mirror = Mirror(db, run_store.KIND, run_store.load)
+    mirror = Mirror(run_store.KIND, run_store.load)
     stored = await runs.create("p", "r", SPEC, "f", "")
-    await mirror.refresh()
+    await refresh(db, [mirror])
     written = await runs.commit(stored, replace(stored.run.control, epoch=4), (), term)
     mirror.put(written.row)
     mirror.put(stored.row)
     assert mirror.items[stored.run.uid].run.control.epoch == 4
-    await mirror.refresh()
+    await refresh(db, [mirror])
     assert mirror.items[stored.run.uid].run.control.epoch == 4
 
 

@@ -97,7 +97,7 @@ def _tokenizer_source(recipe: Recipe, tokenizer: str) -> corpus_build_pb2.Tokeni
 
 def training_run_spec(recipe: Recipe, *, token_set: str, code_version: str) -> training_run_pb2.TrainingRunSpec:
     """Return what training is asked for."""
-    resources = recipe.resources
+    resources, reference = recipe.resources, recipe.reference
     return training_run_pb2.TrainingRunSpec(
         trainer_config=to_struct(recipe.trainer_config().model_dump(mode="json")),
         token_set=token_set,
@@ -109,7 +109,14 @@ def training_run_spec(recipe: Recipe, *, token_set: str, code_version: str) -> t
             pool=resources.pool,
             image=resources.image,
             pod=to_struct(resources.pod.model_dump(mode="json", exclude_defaults=True)),
+            node_failures_per_day=resources.node_failures_per_day,
+            node_repair_hours=resources.node_repair_hours if resources.node_failures_per_day else 0.0,
+            minimum_nodes=resources.minimum_nodes,
+            preflight="" if resources.preflight == "quick" else resources.preflight,
         ),
+        reference_run=f"projects/{recipe.project}/trainingRuns/{reference.run}" if reference.run else "",
+        reference_basis=reference.basis if reference.run else "",
+        reference_margin=reference.margin if reference.run else 0.0,
         recipe=dump_recipe(recipe),
         code_version=code_version,
     )

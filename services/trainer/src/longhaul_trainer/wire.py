@@ -27,11 +27,15 @@ class _Message(BaseModel):
 
 
 class PhaseChange(_Message):
-    """What the worker does from now on; also sent after each step as a sign of life."""
+    """What the worker does from now on; also sent after each step as a sign of life.
+
+    ``own_seconds``: the step's time that the rank spent on its own work rather than waiting for others; 0: unknown.
+    """
 
     type: Literal["phase"] = "phase"
     phase: Phase
     step: int
+    own_seconds: float = 0.0
 
 
 class StepRow(_Message):
@@ -112,6 +116,8 @@ class Assignment(_Message):
     checkpoint_address: str
     token: SecretStr = SecretStr("")
     scratch_dir: str
+    program: str = "train"
+    node: str = ""
 
     @property
     def run_name(self) -> str:

@@ -88,7 +88,8 @@ def show_run(context: typer.Context, run: RunArgument, json: JsonOption = False)
         ("eta", duration(status.progress.eta.seconds) if status.progress.eta.seconds else "-"),
         ("loss", f"{status.loss:.4f} (validation {status.validation_loss:.4f})"),
         ("speed", f"{quantity(status.tokens_per_second)} tokens/s"),
-        ("epoch", status.epoch),
+        ("eta error", f"{status.eta_error:.0%} of the time left then" if status.eta_error else "-"),
+        ("nodes", f"{status.nodes} and {status.spares_ready} spare(s) ready, epoch {status.epoch}"),
         ("checkpoint", short_name(status.checkpoint) or "-"),
         ("token set", found.spec.token_set),
         ("goodput", f"{status.time.goodput:.1%}"),
@@ -98,12 +99,41 @@ def show_run(context: typer.Context, run: RunArgument, json: JsonOption = False)
         console.print()
         ranks = [(r.rank, r.pod, r.node, r.process_id, r.step, r.phase, age(r.heartbeat_time)) for r in status.ranks]
         print_table([">RANK", "POD", "NODE", ">PID", ">STEP", "PHASE", ">HEARTBEAT"], ranks, empty="")
+    if status.checks:
+        console.print()
+        checks = [(c.node, c.check, "ok" if c.passed else "FAILED", c.message) for c in status.checks]
+        print_table(["NODE", "CHECK", "RESULT", "FOUND"], checks, empty="")
     if status.incidents:
         console.print()
         summary.print_incidents(list(status.incidents))
     if status.time.productive_seconds:
         console.print()
         print_table(["TIME", ">SPENT", ">SHARE"], summary.time_rows(status.time), empty="")
+
+
+@app.command("why")
+def why(context: typer.Context, run: RunArgument, json: JsonOption = False) -> None:
+    """Say why a run does not train: which resource is missing, how much of it, and who is ahead.
+
+    Example: longhaul runs why my-run
+    """
+    session = session_of(context)
+    with session.client() as client:
+        request = training_run_pb2.ExplainTrainingRunRequest(name=session.resource(run, COLLECTION))
+        found = call(client.runs.ExplainTrainingRun, request)
+    if json:
+        print_json(found)
+        return
+    state = state_name(training_run_pb2.TrainingRunState.Name(found.state), "TRAINING_RUN_STATE_")
+    console.print(f"{state}: {escape(found.reason.message or '-')}")
+    if found.reason.action:
+        console.print(f"what to do: {escape(found.reason.action)}")
+    if found.queue_position:
+        ahead = ", ".join(short_name(name) for name in found.ahead)
+        console.print(f"place {found.queue_position} in the queue" + (f", after {ahead}" if ahead else ""))
+    if found.missing:
+        rows = [(m.resource, m.needed, m.available, m.missing, m.unit, m.message) for m in found.missing]
+        print_table(["MISSING", ">NEEDED", ">THERE", ">LACKING", "UNIT", "WHY"], rows, empty="")
 
 
 @app.command("watch")
@@ -255,6 +285,20 @@ def resume(context: typer.Context, run: RunArgument, json: JsonOption = False) -
     Example: longhaul runs resume my-run
     """
     _verb(context, run, "ResumeTrainingRun", training_run_pb2.ResumeTrainingRunRequest(), json=json)
+
+
+@app.command("resize")
+def resize(
+    context: typer.Context,
+    run: RunArgument,
+    nodes: Annotated[int, typer.Argument(min=1, help="Nodes from now on.")],
+    json: JsonOption = False,
+) -> None:
+    """Change the number of nodes of a paused run; the global batch stays.
+
+    Example: longhaul runs resize my-run 4
+    """
+    _verb(context, run, "ResizeTrainingRun", training_run_pb2.ResizeTrainingRunRequest(nodes=nodes), json=json)
 
 
 @app.command("retry")

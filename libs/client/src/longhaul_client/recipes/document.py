@@ -61,7 +61,17 @@ class ResourcesSection(Section):
 
     nodes: PositiveInt = 1
     gpus_per_node: PositiveInt = 1
-    spares: NonNegativeInt = Field(0, description="ready nodes kept free to replace a failing one")
+    spares: NonNegativeInt = Field(0, description="warm pods that have passed their checks and replace a failing one")
+    node_failures_per_day: NonNegativeFloat = Field(
+        0.0, description="failures of a node a day: above 0, spares are sized to suffice 99 % of the time"
+    )
+    node_repair_hours: NonNegativeFloat = Field(24.0, description="how long a failed node is away, for that sizing")
+    minimum_nodes: NonNegativeInt = Field(
+        0, description="go on with as few nodes when a lost one can't be replaced, and grow back; 0: wait"
+    )
+    preflight: Literal["quick", "full", "off"] = Field(
+        "quick", description="checks before the first step; full: also GPUs against peers, all-reduce, data, drills"
+    )
     priority: int = 0
     pool: str = Field("", description="node pool; empty: any")
     image: str = Field("", description="image of the trainer, where pods are containers; empty: the installation's")
@@ -74,6 +84,14 @@ class ResourcesSection(Section):
     def world_size(self) -> int:
         """GPUs over all nodes: one worker each."""
         return self.nodes * self.gpus_per_node
+
+
+class ReferenceSection(Section):
+    """An earlier run that this one is compared with as it goes."""
+
+    run: str = Field("", description="id of the run; empty: none")
+    basis: Literal["tokens", "flops"] = Field("tokens", description="compared at equal tokens or equal FLOPs")
+    margin: NonNegativeFloat = Field(0.05, description="loss by which this run may be behind, nats")
 
 
 class Recipe(Section):
@@ -96,6 +114,7 @@ class Recipe(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationSection = EvaluationSection()
     resources: ResourcesSection = ResourcesSection()
+    reference: ReferenceSection = ReferenceSection()
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -107,6 +126,9 @@ class Recipe(Section):
         if unknown:
             raise ValueError(f"corpus.mixture: {unknown[0]!r} is not a source; there are {', '.join(names)}")
         self.trainer_config().check_world_size(self.resources.world_size)
+        least, nodes = self.resources.minimum_nodes, self.resources.nodes
+        if least > nodes:
+            raise ValueError(f"resources.minimum_nodes {least} is above resources.nodes {nodes}")
         return self
 
     def trainer_config(self) -> TrainerConfig:

@@ -13,7 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
 from longhaul.training.v1 import agent_pb2
+from longhaul.training.v1.training_run_pb2 import PreflightCheck
 from longhaul_core.logging import get_logger
 from longhaul_core.net import join_address
 from longhaul_core.objects import ObjectStore
@@ -24,6 +26,7 @@ from longhaul_trainer.agent.logs import LogShipper
 from longhaul_trainer.agent.metrics import PodMetrics, forget_target, serve_metrics
 from longhaul_trainer.agent.nursery import Nursery
 from longhaul_trainer.agent.outbox import Outbox
+from longhaul_trainer.agent.preflight import check_node
 from longhaul_trainer.agent.settings import AgentSettings
 from longhaul_trainer.agent.worker import Worker
 from longhaul_trainer.exit_codes import ExitCode
@@ -65,6 +68,8 @@ class Agent:
         )
         self._workers: dict[int, Worker] = {}
         self._metrics = PodMetrics(settings, lambda: list(self._workers.values()))
+        self._store = store
+        self._checks: list[PreflightCheck] = []
         self._epoch = 0
         self._started_epoch = 0
         self._listener: socket.socket | None = None
@@ -85,6 +90,7 @@ class Agent:
     async def _serve(self) -> ExitCode:
         self._spawn(self._nursery.run())
         self._spawn(self._ship_logs())
+        self._checks = await asyncio.to_thread(check_node, self._settings, self._store)
         link = asyncio.create_task(self._link.run())
         ended = asyncio.create_task(self._ended.wait())
         await asyncio.wait((link, ended), return_when=asyncio.FIRST_COMPLETED)
@@ -176,6 +182,8 @@ class Agent:
             checkpoint_address=settings.checkpoint_address,
             token=settings.agent_token,
             scratch_dir=str(settings.scratch_dir),
+            program=command.program or "train",
+            node=settings.node,
         )
 
     async def _stop(self, command: agent_pb2.StopWorkers) -> None:
@@ -257,6 +265,8 @@ class Agent:
             workers=self._worker_statuses(),
             host=self._host,
             last_sequence=self._outbox.last_sequence,
+            checks=self._checks,
+            time=_now(),
         )
 
     def _heartbeat(self) -> agent_pb2.Heartbeat:
@@ -273,6 +283,7 @@ class Agent:
                 step=worker.step,
                 phase=worker.phase or Phase.STARTING.value,
                 silent_seconds=worker.silent_seconds(),
+                own_seconds=worker.own_seconds(),
             )
             for rank, worker in self._workers.items()
             if worker.alive and worker.process_id
@@ -296,6 +307,12 @@ def _link_failure(link: asyncio.Task[None]) -> ExitCode:
         return ExitCode.RETRY
     _log.error("link to the controller failed", error=str(error), exc_info=error)
     return ExitCode.INTERNAL
+
+
+def _now() -> Timestamp:
+    stamp = Timestamp()
+    stamp.GetCurrentTime()
+    return stamp
 
 
 def _integral(value: object) -> dict[str, object]:

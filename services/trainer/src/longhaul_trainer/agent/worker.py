@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from longhaul_trainer.wire import WORKER_MESSAGE, Assignment, Failed, PhaseChang
 
 _LINE_LIMIT = 1 << 20
 _TAIL_LINES = 20
+_OWN_STEPS = 16
 _log = get_logger(__name__)
 
 MessageHandler = Callable[["Worker", WorkerMessage], None]
@@ -38,6 +40,7 @@ class Worker:
         self.heard = time.monotonic()
         self.failure = ""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self.own: deque[float] = deque(maxlen=_OWN_STEPS)
         self.exited = asyncio.Event()
         self._channel = channel
         self._on_message = on_message
@@ -55,6 +58,10 @@ class Worker:
     def last_words(self) -> str:
         """Why it ended: what it said, else the end of its log."""
         return self.failure or "\n".join(self.tail)
+
+    def own_seconds(self) -> float:
+        """Median of the last steps' time on the rank's own work; 0 while unknown."""
+        return statistics.median(self.own) if self.own else 0.0
 
     def silent_seconds(self) -> float:
         """Seconds since the worker last reported progress."""
@@ -117,8 +124,10 @@ class Worker:
             return
         self.heard = time.monotonic()
         match message:
-            case PhaseChange(phase=phase, step=step):
+            case PhaseChange(phase=phase, step=step, own_seconds=own):
                 self.phase, self.step = phase.value, step
+                if own > 0.0:
+                    self.own.append(own)
             case Failed(message=text):
                 self.failure = text
         self._on_message(self, message)

@@ -51,7 +51,11 @@ class BurnInResult(BaseModel):
 def run_burnin(settings: TaskSettings) -> BurnInResult:
     """Runs all checks; a device that fails them is a result, not an error."""
     arguments = BurnInArguments.model_validate_json(settings.task_arguments or "{}")
-    device = choose_device("auto", 0)
+    return check_device(choose_device("auto", 0), arguments)
+
+
+def check_device(device: torch.device, arguments: BurnInArguments) -> BurnInResult:
+    """Checks one device; the pre-flight of a run does it beside its peers."""
     started = time.perf_counter()
     tflops, mismatches = _multiply(device, arguments)
     bandwidth = _copy_bandwidth(device, arguments)

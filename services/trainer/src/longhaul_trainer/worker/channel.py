@@ -61,9 +61,9 @@ class Channel:
 
         threading.Thread(target=loop, name="channel", daemon=True).start()
 
-    def phase(self, phase: Phase, step: int) -> None:
+    def phase(self, phase: Phase, step: int, own_seconds: float = 0.0) -> None:
         """What the worker does from now on."""
-        self._send(PhaseChange(phase=phase, step=step))
+        self._send(PhaseChange(phase=phase, step=step, own_seconds=own_seconds))
 
     def row(self, row: StepRow) -> None:
         """Metrics of a step."""

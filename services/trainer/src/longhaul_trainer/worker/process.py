@@ -15,6 +15,7 @@ from longhaul_trainer.loop.control import Control
 from longhaul_trainer.parallel.group import RankGroup, choose_device, open_group
 from longhaul_trainer.wire import AgentMessage, Assignment, Phase, Request
 from longhaul_trainer.worker.channel import Channel
+from longhaul_trainer.worker.checkup import check_pod
 from longhaul_trainer.worker.failure import exit_code_of
 from longhaul_trainer.worker.session import Session, parse_config
 
@@ -36,7 +37,10 @@ def _run(assignment: Assignment, channel: Channel, control: Control) -> ExitCode
     channel.phase(Phase.STARTING, 0)
     channel.listen(lambda message: _obey(message, control))
     try:
-        _train(assignment, channel, control)
+        if assignment.program == "check":
+            check_pod(assignment, channel)
+        else:
+            _train(assignment, channel, control)
     except BaseException as error:
         code = exit_code_of(error)
         expected = code in (ExitCode.PREEMPTED, ExitCode.RETRY)

@@ -199,7 +199,7 @@ class Controller:
         first = next(iter(admission_order(waiting, usage, self._clock.now().timestamp())))
         running = [stored.run for stored in holding if stored.run.control.state.holds_gpus]
         leaving = [run for run in running if is_being_preempted(run)]
-        victims = choose_victims(first, base_priority(first, usage.limits), running, look.capacity())
+        victims = choose_victims(first, base_priority(first, usage.limits), running, look.capacity(first.spec))
         # Those that are writing their checkpoint already go on doing so; others are asked only if these don't suffice.
         for victim in leaving or victims:
             look.preempted[victim.uid] = first.name

@@ -6,6 +6,7 @@ A look at all mirrors costs one transaction, whatever the number of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from longhaul_core.db import Database, ResourceRow, resources
@@ -64,6 +65,9 @@ async def refresh(db: Database, mirrors: Sequence[Mirror[Any]]) -> None:
     """Brings all mirrors up to date from one snapshot of the database; more are read only when a batch was full."""
     pending = list(mirrors)
     while pending:
-        behind = pending
-        batches = await db.read(lambda session, behind=behind: [mirror.changes(session) for mirror in behind])
-        pending = [mirror for mirror, rows in zip(behind, batches, strict=True) if mirror.take_all(rows)]
+        batches = await db.read(partial(_read_all, pending))
+        pending = [mirror for mirror, rows in zip(pending, batches, strict=True) if mirror.take_all(rows)]
+
+
+def _read_all(mirrors: Sequence[Mirror[Any]], session: Session) -> list[list[ResourceRow]]:
+    return [mirror.changes(session) for mirror in mirrors]

@@ -92,7 +92,8 @@ class Reception:
         problems: tuple[str, ...] = ()
         if arrival.gpus != run.spec.gpus_per_pod:
             problems = (f"the pod has {arrival.gpus} GPU(s), the run wants {run.spec.gpus_per_pod} a node",)
-        problems += tuple(f"{check.check}: {check.message}" for check in arrival.checks if not check.passed)
+        if stored.row.spec["resources"].get("preflight", "") != "off":
+            problems += tuple(f"{check.check}: {check.message}" for check in arrival.checks if not check.passed)
         session = AgentSession(arrival.pod, arrival.project, arrival.run_id, term)
         self._hub.attach(session, arrival.epoch, arrival.workers, problems, arrival.checks)
         self._wake()

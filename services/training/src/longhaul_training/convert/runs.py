@@ -79,8 +79,9 @@ def _choice_violations(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     if resources.get("preflight", "quick") not in PREFLIGHTS:
         text = f"{resources['preflight']!r} is none of {', '.join(PREFLIGHTS)}"
         violations.append(("spec.resources.preflight", text))
-    if resources.get("minimum_nodes", 0) > resources["nodes"] or resources.get("minimum_nodes", 0) < 0:
-        text = f"{resources['minimum_nodes']} is not between 1 and the {resources['nodes']} node(s) of the run"
+    least = resources.get("minimum_nodes", 0)
+    if least and not 0 < least <= max(1, resources["nodes"]):
+        text = f"{least} is not between 1 and the {resources['nodes']} node(s) of the run"
         violations.append(("spec.resources.minimum_nodes", text))
     if min(resources.get("node_failures_per_day", 0.0), resources.get("node_repair_hours", 0.0)) < 0:
         violations.append(("spec.resources.node_failures_per_day", "must not be negative, nor node_repair_hours"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from longhaul_core.errors import ResourceExhausted
 
@@ -144,7 +144,7 @@ def _fits(run: Run, capacity: Capacity, victims: Sequence[Run]) -> bool:
                 free[slot.node] += victim.spec.gpus_per_pod
     leaving = {victim.name for victim in victims}
     spares = tuple(demand for demand in capacity.spares if demand.owner not in leaving)
-    freed = Capacity(free, capacity.pools, spares)
+    freed = replace(capacity, free=free, spares=spares)
     return place(freed, run.spec.pods, run.spec.gpus_per_pod, pool=run.spec.pool) is not None
 
 

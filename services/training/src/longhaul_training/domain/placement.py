@@ -43,7 +43,7 @@ class Capacity:
     """Free GPUs of each node that is ready and may be scheduled on, and what is kept as spares.
 
     `allowed` are the nodes that a certain run may use, None: all. `groups` are the racks, or whatever its nodes must
-    have in common: nodes without a group are then not used.
+    have in common: nodes without a group are then not used. `whole` are all GPUs of each node, taken or not.
     """
 
     free: Mapping[str, int] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def capacity_of(nodes: Iterable[NodeCapacity], claims: Iterable[Claim], spares: 
         if claim.node in free:
             free[claim.node] -= claim.gpus
     whole = {node.name: node.gpus for node in node_list}
-    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares), whole)
+    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares), whole=whole)
 
 
 def place(

@@ -29,7 +29,7 @@ from longhaul_core.cluster.fake import FakeCluster
 from longhaul_core.db import Database
 from longhaul_core.logging import configure_logging
 from longhaul_core.metrics import Metrics
-from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode
+from longhaul_gpuhealth.adapters.records import NodeRecords, RecordChange, StoredNode
 from longhaul_gpuhealth.adapters.rules_source import RulesSource
 from longhaul_gpuhealth.domain.exposition import PageReader
 from longhaul_gpuhealth.domain.model import HealthState
@@ -146,11 +146,12 @@ class TimedRecords(NodeRecords):
 
     seen: dict[str, float] = field(default_factory=dict)
 
-    async def change(self, node: str, *arguments: Any, **named: Any) -> StoredNode:
-        stored = await NodeRecords.change(self, node, *arguments, **named)
-        if stored.record.state is HealthState.SUSPECT:
-            self.seen.setdefault(node, time.time())
-        return stored
+    async def change_many(self, changes: Sequence[RecordChange]) -> list[StoredNode | Exception]:
+        outcomes = await NodeRecords.change_many(self, changes)
+        for one in outcomes:
+            if isinstance(one, StoredNode) and one.record.state is HealthState.SUSPECT:
+                self.seen.setdefault(one.record.node, time.time())
+        return outcomes
 
 
 @contextlib.asynccontextmanager

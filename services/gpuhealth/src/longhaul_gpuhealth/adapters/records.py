@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from longhaul_core.clock import Clock
@@ -12,6 +13,7 @@ from longhaul_core.db.events import append, list_events
 from longhaul_core.db.leases import check_term
 from longhaul_core.db.resources import Page, create, delete, find, get, list_all, list_page, update
 from pydantic import TypeAdapter
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from longhaul_gpuhealth.adapters.shards import Fence
@@ -38,6 +40,16 @@ class StoredNode:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordChange:
+    """A pure decision about one node."""
+
+    node: str
+    fn: Change
+    fence: Fence | None = None
+    missing_ok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRecords:
     """Reads and changes records. A change with a fence fails once another replica looks after the node."""
 
@@ -53,25 +65,48 @@ class NodeRecords:
             NotFound: The node has no record, unless `missing_ok`.
             Aborted: The term is over (STALE_TERM).
         """
+        [outcome] = await self.change_many([RecordChange(node, fn, fence, missing_ok)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def change_many(self, changes: Sequence[RecordChange]) -> list[StoredNode | Exception]:
+        """Apply changes in one transaction; one that is refused leaves no trace and does not hinder the others."""
         now = self.clock.now()
 
-        def transact(session: Session) -> StoredNode:
-            if fence is not None:
-                check_term(session, fence.lease, fence.term)
-            row = find(session, NODE_KIND, NO_PROJECT, node) if missing_ok else _get(session, node)
-            record = record_of(row) if row else NodeRecord(node, state_since=now.timestamp())
-            budget, budget_row = _load_budget(session)
-            decision = fn(record, budget)
-            if decision.budget != budget:
-                _save_budget(session, budget_row, decision.budget, now)
-            if row is None:
-                row = self._create(session, decision.record)
-            elif decision.record.material != record.material or decision.occurrences:
-                row = update(session, row, state=decision.record.state, status=_dump(decision.record), now=now)
-            self._tell(session, node, decision.occurrences)
-            return StoredNode(decision.record, row)
+        def transact(session: Session) -> list[StoredNode | Exception]:
+            first, budget_row = _load_budget(session)
+            budget, outcomes = first, list[StoredNode | Exception]()
+            for change in changes:
+                try:
+                    with session.begin_nested():
+                        stored, budget = self._apply(session, change, budget, now)
+                    outcomes.append(stored)
+                except DBAPIError:
+                    raise
+                except Exception as error:  # refused by the domain or by the fence; told to whoever asked
+                    outcomes.append(error)
+            if budget != first:
+                _save_budget(session, budget_row, budget, now)
+            return outcomes
 
         return await self.db.run(transact)
+
+    def _apply(
+        self, session: Session, change: RecordChange, budget: Budget, now: datetime
+    ) -> tuple[StoredNode, Budget]:
+        node, fence = change.node, change.fence
+        if fence is not None:
+            check_term(session, fence.lease, fence.term)
+        row = find(session, NODE_KIND, NO_PROJECT, node) if change.missing_ok else _get(session, node)
+        record = record_of(row) if row else NodeRecord(node, state_since=now.timestamp())
+        decision = change.fn(record, budget)
+        if row is None:
+            row = self._create(session, decision.record)
+        elif decision.record.material != record.material or decision.occurrences:
+            row = update(session, row, state=decision.record.state, status=_dump(decision.record), now=now)
+        self._tell(session, node, decision.occurrences)
+        return StoredNode(decision.record, row), decision.budget
 
     async def change_budget(self, fn: Callable[[Budget], Budget]) -> Budget:
         """Change the budget alone."""

@@ -10,9 +10,10 @@ from longhaul_core.errors import Aborted, LonghaulError
 from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
 
+from longhaul_gpuhealth.adapters.batches import ChangeBatches
 from longhaul_gpuhealth.adapters.discovery import Discovery
 from longhaul_gpuhealth.adapters.marks import Marker, facts_of, foreign_marks
-from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode, marked, unmarked
+from longhaul_gpuhealth.adapters.records import NodeRecords, RecordChange, StoredNode, marked, unmarked
 from longhaul_gpuhealth.adapters.shards import Fence
 from longhaul_gpuhealth.domain.budget import Budget, Fleet
 from longhaul_gpuhealth.domain.decision import Situation, decide
@@ -25,7 +26,7 @@ from longhaul_gpuhealth.monitor.book import NodeBook
 from longhaul_gpuhealth.monitor.measures import Measures
 from longhaul_gpuhealth.monitor.poller import Intake, SteadyTime
 
-PARALLEL_NODES = 32
+PARALLEL_NODES = 64
 RETRY_SECONDS = 1.0
 WAITING_RETRY_SECONDS = 5.0
 
@@ -46,6 +47,7 @@ class Actor:
     """
 
     records: NodeRecords
+    batches: ChangeBatches
     marker: Marker
     engine: Engine
     intake: Intake
@@ -195,7 +197,7 @@ class Actor:
             told[:] = [(one.type, one.cause) for one in decision.occurrences]
             return replace(decision, record=replace(decision.record, memory=memory))
 
-        stored = await self.records.change(node, choose, fence=self._fence(node), missing_ok=True)
+        stored = await self.batches.change(RecordChange(node, choose, self._fence(node), missing_ok=True))
         for type_, cause in told:
             self.measures.events.labels(type_, cause).inc()
         return stored
@@ -224,7 +226,7 @@ class Actor:
         def note(record: NodeRecord, budget: Budget) -> Decision:
             return Decision(change(record), budget)
 
-        return await self.records.change(node, note, fence=self._fence(node))
+        return await self.batches.change(RecordChange(node, note, self._fence(node)))
 
     def _fence(self, node: str) -> Fence:
         fence = self.fence(node)

@@ -15,6 +15,7 @@ from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
 from longhaul_core.rpc.watch import watch
 
+from longhaul_gpuhealth.adapters.batches import ChangeBatches
 from longhaul_gpuhealth.adapters.marks import Marker
 from longhaul_gpuhealth.adapters.prometheus import PrometheusSource
 from longhaul_gpuhealth.adapters.records import NO_PROJECT, NODE_KIND, NodeRecords, StoredNode, record_of
@@ -128,6 +129,7 @@ class Monitor:
         )
         actor = Actor(
             records=self.records,
+            batches=ChangeBatches(self.records),
             marker=Marker(self.cluster, self.clock),
             engine=engine,
             intake=intake,

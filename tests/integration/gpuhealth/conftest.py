@@ -6,7 +6,9 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +164,23 @@ async def site(machines: Machines, tmp_path: Path, exporter: Exporter) -> AsyncI
     await cluster.close()
 
 
-@pytest.fixture
-async def service(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    changes = getattr(request, "param", {})
+@asynccontextmanager
+async def serving(site: Site, **changes: Any) -> AsyncIterator[Service]:
     async with running_service(site.settings(**changes), build) as address:
         channel = connect(address)
         yield Service(node_health_pb2_grpc.NodeHealthServiceStub(channel))
         await channel.close()
+
+
+@pytest.fixture
+def serve(site: Site) -> Callable[..., AbstractAsyncContextManager[Service]]:
+    return partial(serving, site)
+
+
+@pytest.fixture
+async def service(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[Service]:
+    async with serving(site, **getattr(request, "param", {})) as running:
+        yield running
 
 
 @pytest.fixture

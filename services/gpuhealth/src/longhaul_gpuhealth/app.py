@@ -36,12 +36,13 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         rules=rules,
         measures=Measures(context.metrics),
         address=context.address,
+        hooks=settings.open_hooks(cluster),
     )
     servicer = NodeHealthServicer(
         db=context.db,
         clock=context.clock,
         records=records,
-        operations=Operations(records, context.clock, settings.policy),
+        operations=Operations(records, context.clock, settings.policy, settings.burn_in_peer_share),
         monitor=monitor,
         rules=rules,
         policy=settings.policy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -16,8 +17,10 @@ from longhaul_core.db import EventRow, ResourceRow
 from longhaul_core.errors import InvalidArgument
 
 from longhaul_gpuhealth.domain.budget import Budget, BudgetPolicy
-from longhaul_gpuhealth.domain.model import Finding, GpuVerdict, HealthState, NodeVerdict, Sample
-from longhaul_gpuhealth.domain.record import Drain, NodeRecord, Override
+from longhaul_gpuhealth.domain.burnin import BurnIn, Measurement
+from longhaul_gpuhealth.domain.model import Finding, GpuVerdict, HealthState, NodeVerdict, Remedy, Sample
+from longhaul_gpuhealth.domain.ranks import Comparison
+from longhaul_gpuhealth.domain.record import Drain, NodeRecord, Override, Repair
 from longhaul_gpuhealth.domain.replay import Replay
 from longhaul_gpuhealth.domain.rules import Rule, describe, signals_of
 
@@ -53,6 +56,7 @@ def node_health(record: NodeRecord, row: ResourceRow, live: NodeVerdict | None, 
         schedulable=record.schedulable,
         state_time=_stamp(record.state_since),
         recent_quarantines=record.recent_quarantines(now),
+        pool=record.pool,
     )
     if last_scrape is not None:
         message.last_scrape_time.CopyFrom(_stamp(last_scrape))
@@ -60,6 +64,10 @@ def node_health(record: NodeRecord, row: ResourceRow, live: NodeVerdict | None, 
         message.drain.CopyFrom(_drain(record.drain))
     if record.override is not None:
         message.override.CopyFrom(_override(record.override))
+    if record.repair is not None:
+        message.repair.CopyFrom(_repair(record.repair))
+    if record.burn_in is not None:
+        message.burn_in.CopyFrom(_burn_in(record.burn_in))
     return message
 
 
@@ -77,6 +85,7 @@ def finding(one: Finding) -> pb.Finding:
         first_time=_stamp(one.first_time),
         last_time=_stamp(one.last_time),
         active=one.active,
+        remedy=_remedy(one.remedy),
     )
 
 
@@ -90,6 +99,9 @@ def rule(one: Rule) -> pb.Rule:
         action=pb.HealthAction.Value(f"HEALTH_ACTION_{one.action.name}"),
         shadow=one.shadow,
         description=one.description,
+        remedy=_remedy(one.remedy),
+        when_idle=one.when_idle,
+        overrides=[f"{pattern}: {describe(when)}" for pattern, when in one.overrides],
     )
 
 
@@ -129,7 +141,54 @@ def replay_response(outcome: Replay) -> pb.ReplaySignalsResponse:
         findings=[finding(one) for one in outcome.findings],
         states={node: _state(state) for node, state in outcome.states.items()},
         quarantined=outcome.quarantined,
+        events=[
+            common.Event(
+                resource=_COLLECTION + node,
+                time=_stamp(time),
+                type=told.type,
+                cause=told.cause,
+                message=told.message,
+                data=ParseDict(dict(told.data), Struct()),
+            )
+            for time, node, told in outcome.occurrences
+        ],
     )
+
+
+def run_name(name: str) -> tuple[str, str]:
+    """Project and id of `projects/{project}/trainingRuns/{run}`. Raises `InvalidArgument`."""
+    match name.split("/"):
+        case ["projects", project, "trainingRuns", run] if project and run:
+            return project, run
+    description = f"{name!r} is not of the form projects/PROJECT/trainingRuns/RUN"
+    raise InvalidArgument(f"run: {description}", reason="NAME_INVALID", violations=[("run", description)])
+
+
+def measurements_from(messages: Iterable[pb.BurnInMeasurement]) -> tuple[Measurement, ...]:
+    """Figures of a burn-in. Raises `InvalidArgument` for one that is no figure."""
+    found = tuple(Measurement(one.gpu, one.name, one.value, one.unit) for one in messages)
+    wrong = [one.name for one in found if not one.name or not math.isfinite(one.value) or one.value < 0]
+    if wrong:
+        description = f"{wrong} are no finite figures of zero or more with a name"
+        raise InvalidArgument(f"measurements: {description}", violations=[("measurements", description)])
+    return found
+
+
+def rank_comparison(comparison: Comparison) -> pb.CompareRanksResponse:
+    """The GPUs of a run side by side."""
+    ranks = [
+        pb.RankComparison(
+            rank=one.rank,
+            node=one.node,
+            gpu=one.gpu,
+            state=_state(one.state),
+            signals=dict(one.signals),
+            deviations=dict(one.deviations),
+            rules=one.rules,
+        )
+        for one in comparison.ranks
+    ]
+    return pb.CompareRanksResponse(ranks=ranks, medians=dict(comparison.medians))
 
 
 def budget_status(budget: Budget, policy: BudgetPolicy, nodes: int, now: float) -> pb.BudgetStatus:
@@ -163,9 +222,47 @@ def events(rows: Iterable[EventRow]) -> list[common.Event]:
 
 
 def _gpu(gpu: GpuVerdict) -> pb.GpuHealth:
-    return pb.GpuHealth(
+    message = pb.GpuHealth(
         index=gpu.index, uuid=gpu.uuid, model=gpu.model, state=_state(gpu.state), signals=dict(gpu.signals)
     )
+    if gpu.job is not None:
+        job = gpu.job
+        message.job.CopyFrom(
+            pb.GpuJob(namespace=job.namespace, pod=job.pod, project=job.project, run=job.run, rank=job.rank)
+        )
+    return message
+
+
+def _repair(repair: Repair) -> pb.Repair:
+    return pb.Repair(
+        session=repair.session,
+        stage=pb.RepairStage.Value(f"REPAIR_STAGE_{repair.stage.name}"),
+        since=_stamp(repair.since),
+        remedy=_remedy(repair.remedy),
+        message=repair.message,
+    )
+
+
+def _burn_in(burn_in: BurnIn) -> pb.BurnIn:
+    message = pb.BurnIn(
+        session=burn_in.session,
+        request_time=_stamp(burn_in.requested_at),
+        author=burn_in.author,
+        passed=burn_in.passed,
+        message=burn_in.message,
+        device=burn_in.device,
+        measurements=[
+            pb.BurnInMeasurement(gpu=one.gpu, name=one.name, value=one.value, unit=one.unit)
+            for one in burn_in.measurements
+        ],
+    )
+    if burn_in.reported_at is not None:
+        message.report_time.CopyFrom(_stamp(burn_in.reported_at))
+    return message
+
+
+def _remedy(remedy: Remedy) -> Any:
+    return pb.Remedy.Value(f"REMEDY_{remedy.name}")
 
 
 def _drain(drain: Drain) -> pb.DrainRequest:

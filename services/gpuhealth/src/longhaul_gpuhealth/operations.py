@@ -11,7 +11,9 @@ from longhaul_core.logging import get_logger
 
 from longhaul_gpuhealth.adapters.records import NodeRecords, StoredNode
 from longhaul_gpuhealth.domain.budget import Budget, fleet_around
+from longhaul_gpuhealth.domain.burnin import PEER_SHARE, Measurement, below_peers
 from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence, Override
+from longhaul_gpuhealth.domain.repair import request_burn_in
 from longhaul_gpuhealth.domain.verbs import Decision, Policy, acknowledge, quarantine, release
 
 log = get_logger(__name__)
@@ -24,6 +26,7 @@ class Operations:
     records: NodeRecords
     clock: Clock
     policy: Policy
+    burn_in_peer_share: float = PEER_SHARE
 
     async def quarantine(self, node: str, *, reason: str, author: str, force: bool) -> StoredNode:
         """Take a node out. Raises `FailedPrecondition` (OPTED_OUT), `ResourceExhausted` (BUDGET_EXHAUSTED)."""
@@ -90,6 +93,46 @@ class Operations:
             if changed == record:
                 return Decision(record, budget)
             return Decision(changed, budget, (Occurrence("DRAIN_ACKNOWLEDGED", by, message),))
+
+        return await self.records.change(node, change)
+
+    async def request_burn_in(self, node: str, author: str) -> StoredNode:
+        """Ask for a burn-in; a node that is out for repair is released if it passes."""
+        session, now = new_uid(), self._now()
+
+        def change(record: NodeRecord, budget: Budget) -> Decision:
+            asked = request_burn_in(record, session, author, now)
+            if asked == record:
+                return Decision(record, budget)
+            return Decision(asked, budget, (Occurrence("BURN_IN_REQUESTED", author, "a burn-in is asked for"),))
+
+        return await self.records.change(node, change)
+
+    async def report_burn_in(
+        self, node: str, *, session: str, passed: bool, message: str, device: str, measurements: tuple[Measurement, ...]
+    ) -> StoredNode:
+        """Judge a burn-in against the peers and note it. Raises `FailedPrecondition` (STALE_SESSION)."""
+        others = (stored.record for name, stored in (await self.records.all()).items() if name != node)
+        peers = [other.burn_in for other in others if other.burn_in is not None]
+        slow = below_peers(device, measurements, peers, self.burn_in_peer_share)
+
+        def change(record: NodeRecord, budget: Budget) -> Decision:
+            asked = record.burn_in
+            if asked is None or asked.session != session:
+                raise _stale(node, session, "" if asked is None else asked.session)
+            if asked.reported_at is not None:
+                return Decision(record, budget)
+            faults = [one for one in (message if not passed else "", *slow) if one]
+            done = replace(
+                asked,
+                reported_at=self._now(),
+                passed=passed and not slow,
+                message="; ".join(faults) or message,
+                device=device,
+                measurements=measurements,
+            )
+            told = Occurrence("BURN_IN_REPORTED", "PASSED" if done.passed else "FAILED", done.message)
+            return Decision(replace(record, burn_in=done), budget, (told,))
 
         return await self.records.change(node, change)
 

@@ -22,6 +22,8 @@ from longhaul_gpuhealth.adapters.records import NO_PROJECT, NODE_KIND, NodeRecor
 from longhaul_gpuhealth.adapters.rules_source import RulesSource
 from longhaul_gpuhealth.domain.budget import Budget
 from longhaul_gpuhealth.domain.explanation import explain
+from longhaul_gpuhealth.domain.model import NodeVerdict
+from longhaul_gpuhealth.domain.ranks import compare_ranks
 from longhaul_gpuhealth.domain.replay import replay
 from longhaul_gpuhealth.domain.rulefile import RulesFault, parse_rules
 from longhaul_gpuhealth.domain.rules import RuleSet
@@ -141,6 +143,36 @@ class NodeHealthServicer(node_health_pb2_grpc.NodeHealthServiceServicer):
         """See the proto."""
         _need(author=request.author)
         return await self._budget(await self.operations.reset_breaker(request.author))
+
+    async def RequestBurnIn(self, request: pb.RequestBurnInRequest, context: Context) -> pb.NodeHealth:
+        """See the proto."""
+        node = convert.node_name(request.name)
+        _need(author=request.author)
+        return self._shown(await self.operations.request_burn_in(node, request.author))
+
+    async def ReportBurnIn(self, request: pb.ReportBurnInRequest, context: Context) -> pb.NodeHealth:
+        """See the proto."""
+        node = convert.node_name(request.name)
+        _need(session=request.session, device=request.device)
+        return self._shown(
+            await self.operations.report_burn_in(
+                node,
+                session=request.session,
+                passed=request.passed,
+                message=request.message,
+                device=request.device,
+                measurements=convert.measurements_from(request.measurements),
+            )
+        )
+
+    async def CompareRanks(self, request: pb.CompareRanksRequest, context: Context) -> pb.CompareRanksResponse:
+        """See the proto; of nodes that another replica looks after the last stored values count."""
+        project, run = convert.run_name(request.run)
+        live = {verdict.node: verdict for verdict in self.monitor.live_verdicts()}
+        for node, stored in (await self.records.all()).items():
+            record = stored.record
+            live.setdefault(node, NodeVerdict(node, record.state, record.gpus, record.findings))
+        return convert.rank_comparison(compare_ranks(live.values(), project, run))
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.BudgetStatus:
         """See the proto."""

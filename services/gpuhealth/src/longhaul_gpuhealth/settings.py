@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from longhaul_core.cluster import Cluster
 from longhaul_core.settings import ServiceSettings
 from pydantic import Field
 
 from longhaul_gpuhealth.adapters.discovery import Discovery, DiscoveryMode
+from longhaul_gpuhealth.adapters.hooks import Hook, PodHook, Webhook, load_template
 from longhaul_gpuhealth.domain.budget import BudgetPolicy
+from longhaul_gpuhealth.domain.model import Remedy
+from longhaul_gpuhealth.domain.repair import RepairPolicy
 from longhaul_gpuhealth.domain.verbs import Policy
 
 SILENT_POLLS = 3
 """A node that misses as many polls is UNKNOWN."""
 MINIMUM_LEASE_SECONDS = 2.0
+HOOK_TIMEOUT_SECONDS = 10.0
 
 
 class GpuHealthSettings(ServiceSettings):
@@ -41,6 +46,19 @@ class GpuHealthSettings(ServiceSettings):
     driver_settle_seconds: float = Field(
         300.0, ge=0, description="after a node's driver changed, in which no verdict takes it out"
     )
+    reset_webhook: str = Field("", description="URL that resets the GPUs of a node; see docs/gpu-health.md")
+    reboot_webhook: str = Field("", description="URL that reboots a node")
+    reset_pod_template: Path | None = Field(None, description="YAML of a pod that resets the GPUs of its node")
+    reboot_pod_template: Path | None = Field(None, description="YAML of a pod that reboots its node")
+    release_after_burn_in: bool = Field(
+        False, description="a repaired node is tested by a burn-in and, if that passes, released"
+    )
+    burn_in_peer_share: float = Field(0.1, gt=0, lt=1, description="by which a figure may lie below the best peer's")
+    drain_timeout_seconds: float = Field(3600.0, gt=0, description="for work to leave; then a person is called")
+    repair_timeout_seconds: float = Field(1800.0, gt=0, description="for a hook; then a person is called")
+    burn_in_timeout_seconds: float = Field(3600.0, gt=0, description="for a burn-in; then a person is called")
+    repair_poll_seconds: float = Field(10.0, gt=0, description="between looks at a hook that is under way")
+    offender_quarantines: int = Field(5, ge=1, description="in seven days, from which on a person is called")
     discovery: DiscoveryMode = Field(
         DiscoveryMode.NODES, description="nodes: as each node says; pods: at its exporter pod; list: of exporters_file"
     )
@@ -91,4 +109,33 @@ class GpuHealthSettings(ServiceSettings):
             ),
             dry_run=self.dry_run,
             recovery_seconds=self.recovery_seconds,
+            offender_quarantines=self.offender_quarantines,
+            repair=RepairPolicy(
+                hooks=frozenset(self._hooks()),
+                burn_in=self.release_after_burn_in,
+                drain_timeout_seconds=self.drain_timeout_seconds,
+                repair_timeout_seconds=self.repair_timeout_seconds,
+                burn_in_timeout_seconds=self.burn_in_timeout_seconds,
+                offender_quarantines=self.offender_quarantines,
+            ),
         )
+
+    def _hooks(self) -> list[Remedy]:
+        given = {
+            Remedy.RESET: self.reset_webhook or self.reset_pod_template,
+            Remedy.REBOOT: self.reboot_webhook or self.reboot_pod_template,
+        }
+        return [remedy for remedy, hook in given.items() if hook]
+
+    def open_hooks(self, cluster: Cluster) -> dict[Remedy, Hook]:
+        """Hooks by remedy; a webhook outranks a template. Raises `InvalidArgument` for an unusable template."""
+        hooks: dict[Remedy, Hook] = {}
+        for remedy, url, template in (
+            (Remedy.RESET, self.reset_webhook, self.reset_pod_template),
+            (Remedy.REBOOT, self.reboot_webhook, self.reboot_pod_template),
+        ):
+            if url:
+                hooks[remedy] = Webhook(url, HOOK_TIMEOUT_SECONDS)
+            elif template is not None:
+                hooks[remedy] = PodHook(cluster, load_template(template))
+        return hooks

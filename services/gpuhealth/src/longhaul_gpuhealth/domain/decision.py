@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from longhaul_gpuhealth.domain.budget import Budget, Fleet, Refusal
 from longhaul_gpuhealth.domain.model import Finding, HealthState, NodeVerdict
 from longhaul_gpuhealth.domain.record import NodeFacts, NodeRecord, Occurrence, Origin, Reason
+from longhaul_gpuhealth.domain.repair import Step, next_step
 from longhaul_gpuhealth.domain.verbs import (
     SERVICE_AUTHOR,
     Decision,
@@ -47,6 +48,7 @@ def decide(record: NodeRecord, budget: Budget, situation: Situation, policy: Pol
     step.heed_removed_marks()
     step.release_what_no_longer_holds()
     step.take_out_what_must_go()
+    step.advance_repair()
     step.settle_state()
     return Decision(step.record, step.budget, tuple(step.told))
 
@@ -149,6 +151,9 @@ class _Step:
             return Origin.OVERRIDE, override.reason, override.author, True
         if orders(override, HealthState.HEALTHY):
             return None
+        burn_in = self.record.burn_in
+        if burn_in is not None and burn_in.reported_at is not None and not burn_in.passed:
+            return Origin.VERDICT, f"its burn-in failed: {burn_in.message}", SERVICE_AUTHOR, True
         idle = self.situation.facts.idle
         causes = [one for one in self.record.findings if one.takes_node_out and (idle or not one.when_idle)]
         if not causes:
@@ -173,6 +178,15 @@ class _Step:
         if refusal is Refusal.SETTLING:
             return settling
         return "" if refusal is None else refusal.value
+
+    def advance_repair(self) -> None:
+        now = self.situation.now
+        advance = next_step(self.record, self.situation.facts, self.policy.repair, now)
+        self.record = advance.record
+        self.told.extend(advance.told)
+        if advance.step is Step.RELEASE:
+            reason = "it was repaired and its burn-in passed" if self.policy.repair.burn_in else "it was repaired"
+            self._adopt(release(self.record, self.budget, self.policy, now=now, reason=reason, by=SERVICE_AUTHOR))
 
     def settle_state(self) -> None:
         record, now = self.record, self.situation.now

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from longhaul_gpuhealth.domain.model import Finding, GpuVerdict, HealthState
+from longhaul_gpuhealth.domain.burnin import BurnIn
+from longhaul_gpuhealth.domain.model import Finding, GpuVerdict, HealthState, Remedy
 
 WEEK_SECONDS = 7 * 86400.0
 
@@ -43,6 +44,26 @@ class Drain:
     acknowledged_at: float | None = None
     acknowledged_by: str = ""
     acknowledgement: str = ""
+
+
+class RepairStage(StrEnum):
+    """How far a node is on its way back."""
+
+    DRAINING = "draining"
+    REPAIRING = "repairing"
+    TESTING = "testing"
+    HUMAN = "human"
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What is done to bring a quarantined node back, under the quarantine's session. `message`: why a person must."""
+
+    session: str
+    stage: RepairStage
+    since: float
+    remedy: Remedy
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +103,8 @@ class NodeRecord:
         quarantine: The decision to take it out, while it is in force.
         drain: The request that goes with it.
         override: An operator's word.
+        repair: What is done to bring it back.
+        burn_in: The last burn-in, or the one that is asked for.
         releasing: Session whose marks are still to be taken off the node; empty: none.
         released_at: When it was last put back; findings from before are forgotten.
         recovering_until: Until when it is watched after that.
@@ -104,6 +127,8 @@ class NodeRecord:
     quarantine: Quarantine | None = None
     drain: Drain | None = None
     override: Override | None = None
+    repair: Repair | None = None
+    burn_in: BurnIn | None = None
     releasing: str = ""
     released_at: float | None = None
     recovering_until: float | None = None

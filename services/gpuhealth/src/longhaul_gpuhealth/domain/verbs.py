@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from longhaul_gpuhealth.domain.budget import Budget, BudgetPolicy
+from longhaul_gpuhealth.domain.burnin import BurnIn
 from longhaul_gpuhealth.domain.model import HealthState
 from longhaul_gpuhealth.domain.record import (
     WEEK_SECONDS,
@@ -16,6 +17,7 @@ from longhaul_gpuhealth.domain.record import (
     Quarantine,
     Reason,
 )
+from longhaul_gpuhealth.domain.repair import RepairPolicy
 
 SERVICE_AUTHOR = "gpuhealth"
 
@@ -28,6 +30,7 @@ class Policy:
     dry_run: bool = False
     recovery_seconds: float = 60.0
     offender_quarantines: int = 5
+    repair: RepairPolicy = field(default_factory=RepairPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ def release(record: NodeRecord, budget: Budget, policy: Policy, *, now: float, r
         record,
         quarantine=None,
         drain=None,
+        repair=None,
+        burn_in=_kept(record),
         waiting="",
         findings=(),
         releasing=record.quarantine.session,
@@ -67,6 +72,11 @@ def release(record: NodeRecord, budget: Budget, policy: Policy, *, now: float, r
     message = f"released by {by}: {reason}"
     changed, told = move(changed, HealthState.RECOVERING, Reason("RELEASED", message), now)
     return Decision(changed, budget, (Occurrence("RELEASED", "OPERATOR", message), *told))
+
+
+def _kept(record: NodeRecord) -> BurnIn | None:
+    """A good result is kept for peers to be compared with; a bad one is answered by the release."""
+    return record.burn_in if record.burn_in is not None and record.burn_in.passed else None
 
 
 def acknowledge(record: NodeRecord, *, now: float, by: str, message: str) -> NodeRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from longhaul_core.errors import Aborted, LonghaulError
@@ -12,6 +12,7 @@ from longhaul_core.logging import get_logger
 
 from longhaul_gpuhealth.adapters.batches import ChangeBatches
 from longhaul_gpuhealth.adapters.discovery import Discovery
+from longhaul_gpuhealth.adapters.hooks import Hook, HookCall, HookState
 from longhaul_gpuhealth.adapters.marks import Marker, facts_of, foreign_marks
 from longhaul_gpuhealth.adapters.records import NodeRecords, RecordChange, StoredNode, marked, unmarked
 from longhaul_gpuhealth.adapters.shards import Fence
@@ -19,9 +20,10 @@ from longhaul_gpuhealth.domain.budget import Budget, Fleet
 from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.engine import Engine
 from longhaul_gpuhealth.domain.jobs import attribute_pods
-from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict
-from longhaul_gpuhealth.domain.record import NodeRecord
-from longhaul_gpuhealth.domain.verbs import Decision, Policy
+from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict, Remedy
+from longhaul_gpuhealth.domain.record import NodeRecord, Repair, RepairStage
+from longhaul_gpuhealth.domain.repair import Step, repair_failed, repaired
+from longhaul_gpuhealth.domain.verbs import SERVICE_AUTHOR, Decision, Policy, release
 from longhaul_gpuhealth.monitor.book import NodeBook
 from longhaul_gpuhealth.monitor.measures import Measures
 from longhaul_gpuhealth.monitor.poller import Intake, SteadyTime
@@ -57,6 +59,8 @@ class Actor:
     policy: Policy
     measures: Measures
     fence: Callable[[str], Fence | None]
+    hooks: Mapping[Remedy, Hook] = field(default_factory=dict)
+    repair_poll_seconds: float = 10.0
     known: dict[str, StoredNode] = field(default_factory=dict)
     _released: dict[str, float | None] = field(default_factory=dict)
     _settled: dict[str, Signature] = field(default_factory=dict)
@@ -220,7 +224,39 @@ class Actor:
             self._measure("release", None)
             log.info("node released", node=node, session=session)
             self.touch(node)
+        elif record.repair is not None and record.repair.stage is RepairStage.REPAIRING:
+            stored = await self._repair(stored, record.repair)
         return stored
+
+    async def _repair(self, stored: StoredNode, repair: Repair) -> StoredNode:
+        """Call the hook, or look how far it is."""
+        node, hook = stored.record.node, self.hooks.get(repair.remedy)
+        if hook is None:
+            return stored
+        cause = stored.record.quarantine.cause if stored.record.quarantine is not None else ""
+        uuids = tuple(one.gpu_uuid for one in stored.record.findings if one.takes_node_out and one.gpu_uuid)
+        answer = await hook.advance(HookCall(node, repair.session, repair.remedy, cause, uuids))
+        self.measures.actions.labels(repair.remedy.name.lower(), answer.state).inc()
+        if answer.state is HookState.UNDER_WAY:
+            if answer.message:
+                log.warning("repair hook not answering", node=node, remedy=repair.remedy.name, answer=answer.message)
+            self._due[node] = self.time.now() + self.repair_poll_seconds
+            return stored
+        now, session = self.time.now(), new_uid()
+        log.info("repair ended", node=node, remedy=repair.remedy.name, state=answer.state, session=session)
+
+        def note(record: NodeRecord, budget: Budget) -> Decision:
+            if answer.state is HookState.FAILED:
+                advance = repair_failed(record, repair.session, answer.message, now)
+            else:
+                advance = repaired(record, repair.session, self.policy.repair, now)
+            if advance.step is not Step.RELEASE:
+                return Decision(advance.record, budget, advance.told)
+            freed = release(advance.record, budget, self.policy, now=now, reason="it was repaired", by=SERVICE_AUTHOR)
+            return replace(freed, occurrences=(*advance.told, *freed.occurrences))
+
+        self.touch(node)
+        return await self.batches.change(RecordChange(node, note, self._fence(node)))
 
     async def _note(self, node: str, change: NodeChange) -> StoredNode:
         def note(record: NodeRecord, budget: Budget) -> Decision:
@@ -249,10 +285,10 @@ class Actor:
         now = self.time.now()
         times = [record.recovering_until, record.override.expires_at if record.override else None]
         due = [time for time in times if time is not None and time > now]
-        if record.waiting:
+        if record.waiting or record.repair is not None:
             due.append(now + WAITING_RETRY_SECONDS)
         if due:
-            self._due[record.node] = min(due)
+            self._due[record.node] = min(*due, self._due.get(record.node, due[0]))
 
     def _verdict(self, node: str) -> NodeVerdict:
         return self.engine.verdict(node, self.time.now(), self.intake.errors.get(node, ""))

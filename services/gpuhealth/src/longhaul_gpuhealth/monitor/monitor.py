@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from longhaul_core.logging import get_logger
 from longhaul_core.rpc.watch import watch
 
 from longhaul_gpuhealth.adapters.batches import ChangeBatches
+from longhaul_gpuhealth.adapters.hooks import Hook
 from longhaul_gpuhealth.adapters.marks import Marker
 from longhaul_gpuhealth.adapters.prometheus import PrometheusSource
 from longhaul_gpuhealth.adapters.records import NO_PROJECT, NODE_KIND, NodeRecords, StoredNode, record_of
@@ -23,7 +24,7 @@ from longhaul_gpuhealth.adapters.rules_source import RulesSource
 from longhaul_gpuhealth.adapters.scraper import Scraper, open_session
 from longhaul_gpuhealth.adapters.shards import ShardLeases
 from longhaul_gpuhealth.domain.engine import Engine
-from longhaul_gpuhealth.domain.model import NodeVerdict
+from longhaul_gpuhealth.domain.model import NodeVerdict, Remedy
 from longhaul_gpuhealth.domain.sharding import shard_of
 from longhaul_gpuhealth.monitor.actor import Actor
 from longhaul_gpuhealth.monitor.book import NodeBook
@@ -63,6 +64,7 @@ class Monitor:
     rules: RulesSource
     measures: Measures
     address: str
+    hooks: Mapping[Remedy, Hook] = field(default_factory=dict)
     _parts: _Parts | None = field(default=None)
 
     def live_verdict(self, node: str) -> NodeVerdict | None:
@@ -71,6 +73,11 @@ class Monitor:
         if parts is None or not parts.actor.owns(node):
             return None
         return parts.engine.verdict(node, parts.time.now(), parts.intake.errors.get(node, ""))
+
+    def live_verdicts(self) -> list[NodeVerdict]:
+        """The newest verdicts of all nodes that this replica looks after."""
+        parts = self._parts
+        return [] if parts is None else [one for node in parts.actor.known if (one := self.live_verdict(node))]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`; what fails is begun anew from what is stored."""
@@ -139,6 +146,8 @@ class Monitor:
             policy=settings.policy,
             measures=self.measures,
             fence=leases.fence,
+            hooks=self.hooks,
+            repair_poll_seconds=settings.repair_poll_seconds,
         )
         async with self._polling(intake) as poller:
             yield _Parts(engine, time, intake, poller, book, actor, leases, self.clock.monotonic())

@@ -138,6 +138,217 @@ HEALTH_ACTION_HUMAN: HealthAction.ValueType  # 6
 """A person or the vendor must look."""
 Global___HealthAction: _TypeAlias = HealthAction  # noqa: Y015
 
+class _Remedy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RemedyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Remedy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMEDY_UNSPECIFIED: _Remedy.ValueType  # 0
+    """Not set."""
+    REMEDY_NONE: _Remedy.ValueType  # 1
+    """Nothing but time."""
+    REMEDY_RESET: _Remedy.ValueType  # 2
+    """Reset the GPU."""
+    REMEDY_REBOOT: _Remedy.ValueType  # 3
+    """Reboot the host."""
+    REMEDY_REPLACE: _Remedy.ValueType  # 4
+    """Replace the GPU."""
+
+class Remedy(_Remedy, metaclass=_RemedyEnumTypeWrapper):
+    """What repairs a GPU once its node is out and empty."""
+
+REMEDY_UNSPECIFIED: Remedy.ValueType  # 0
+"""Not set."""
+REMEDY_NONE: Remedy.ValueType  # 1
+"""Nothing but time."""
+REMEDY_RESET: Remedy.ValueType  # 2
+"""Reset the GPU."""
+REMEDY_REBOOT: Remedy.ValueType  # 3
+"""Reboot the host."""
+REMEDY_REPLACE: Remedy.ValueType  # 4
+"""Replace the GPU."""
+Global___Remedy: _TypeAlias = Remedy  # noqa: Y015
+
+class _RepairStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RepairStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RepairStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPAIR_STAGE_UNSPECIFIED: _RepairStage.ValueType  # 0
+    """Not set."""
+    REPAIR_STAGE_DRAINING: _RepairStage.ValueType  # 1
+    """Work leaves."""
+    REPAIR_STAGE_REPAIRING: _RepairStage.ValueType  # 2
+    """A hook carries the remedy out."""
+    REPAIR_STAGE_TESTING: _RepairStage.ValueType  # 3
+    """A burn-in decides."""
+    REPAIR_STAGE_HUMAN: _RepairStage.ValueType  # 4
+    """A person must look."""
+
+class RepairStage(_RepairStage, metaclass=_RepairStageEnumTypeWrapper):
+    """How far a quarantined node is on its way back."""
+
+REPAIR_STAGE_UNSPECIFIED: RepairStage.ValueType  # 0
+"""Not set."""
+REPAIR_STAGE_DRAINING: RepairStage.ValueType  # 1
+"""Work leaves."""
+REPAIR_STAGE_REPAIRING: RepairStage.ValueType  # 2
+"""A hook carries the remedy out."""
+REPAIR_STAGE_TESTING: RepairStage.ValueType  # 3
+"""A burn-in decides."""
+REPAIR_STAGE_HUMAN: RepairStage.ValueType  # 4
+"""A person must look."""
+Global___RepairStage: _TypeAlias = RepairStage  # noqa: Y015
+
+@_typing.final
+class Repair(_message.Message):
+    """What is done to bring a quarantined node back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    stage: Global___RepairStage.ValueType
+    remedy: Global___Remedy.ValueType
+    message: _builtins.str
+    """Why a person must look."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        stage: Global___RepairStage.ValueType = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        remedy: Global___Remedy.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "remedy", b"remedy", "session", b"session", "since", b"since", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repair: _TypeAlias = Repair  # noqa: Y015
+
+@_typing.final
+class BurnInMeasurement(_message.Message):
+    """One figure of a burn-in; greater is better."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    gpu: _builtins.int
+    """-1: of the node as a whole."""
+    name: _builtins.str
+    """For example bf16_tflops."""
+    value: _builtins.float
+    unit: _builtins.str
+    def __init__(
+        self,
+        *,
+        gpu: _builtins.int = ...,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+        unit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu", b"gpu", "name", b"name", "unit", b"unit", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BurnInMeasurement: _TypeAlias = BurnInMeasurement  # noqa: Y015
+
+@_typing.final
+class BurnIn(_message.Message):
+    """A burn-in of a node, asked for and later reported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    REQUEST_TIME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    REPORT_TIME_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    author: _builtins.str
+    passed: _builtins.bool
+    message: _builtins.str
+    device: _builtins.str
+    """Model of the GPUs; only equals are compared."""
+    @_builtins.property
+    def request_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def report_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___BurnInMeasurement]: ...
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        request_time: _timestamp_pb2.Timestamp | None = ...,
+        author: _builtins.str = ...,
+        report_time: _timestamp_pb2.Timestamp | None = ...,
+        passed: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        device: _builtins.str = ...,
+        measurements: _abc.Iterable[Global___BurnInMeasurement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report_time", b"report_time", "request_time", b"request_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "device", b"device", "measurements", b"measurements", "message", b"message", "passed", b"passed", "report_time", b"report_time", "request_time", b"request_time", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BurnIn: _TypeAlias = BurnIn  # noqa: Y015
+
+@_typing.final
+class GpuJob(_message.Message):
+    """What uses a GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    POD_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    pod: _builtins.str
+    project: _builtins.str
+    run: _builtins.str
+    rank: _builtins.int
+    """-1: not known."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        pod: _builtins.str = ...,
+        project: _builtins.str = ...,
+        run: _builtins.str = ...,
+        rank: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "pod", b"pod", "project", b"project", "rank", b"rank", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuJob: _TypeAlias = GpuJob  # noqa: Y015
+
 @_typing.final
 class Finding(_message.Message):
     """A rule that fired, with its evidence."""
@@ -155,6 +366,7 @@ class Finding(_message.Message):
     FIRST_TIME_FIELD_NUMBER: _builtins.int
     LAST_TIME_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
     rule: _builtins.str
     rule_version: _builtins.str
     severity: Global___Severity.ValueType
@@ -164,6 +376,7 @@ class Finding(_message.Message):
     gpu_uuid: _builtins.str
     message: _builtins.str
     active: _builtins.bool
+    remedy: Global___Remedy.ValueType
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___SignalSample]: ...
     @_builtins.property
@@ -184,10 +397,11 @@ class Finding(_message.Message):
         first_time: _timestamp_pb2.Timestamp | None = ...,
         last_time: _timestamp_pb2.Timestamp | None = ...,
         active: _builtins.bool = ...,
+        remedy: Global___Remedy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "active", b"active", "evidence", b"evidence", "first_time", b"first_time", "gpu", b"gpu", "gpu_uuid", b"gpu_uuid", "last_time", b"last_time", "message", b"message", "rule", b"rule", "rule_version", b"rule_version", "severity", b"severity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "active", b"active", "evidence", b"evidence", "first_time", b"first_time", "gpu", b"gpu", "gpu_uuid", b"gpu_uuid", "last_time", b"last_time", "message", b"message", "remedy", b"remedy", "rule", b"rule", "rule_version", b"rule_version", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +497,7 @@ class GpuHealth(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     uuid: _builtins.str
     model: _builtins.str
@@ -290,6 +505,10 @@ class GpuHealth(_message.Message):
     @_builtins.property
     def signals(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The newest values of the main signals by short name: temperature_celsius, power_watts, utilization_percent, sm_clock_mhz, xid."""
+
+    @_builtins.property
+    def job(self) -> Global___GpuJob:
+        """What uses it; absent: nothing, or nobody knows."""
 
     def __init__(
         self,
@@ -299,10 +518,11 @@ class GpuHealth(_message.Message):
         model: _builtins.str = ...,
         state: Global___HealthState.ValueType = ...,
         signals: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        job: Global___GpuJob | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "model", b"model", "signals", b"signals", "state", b"state", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "job", b"job", "model", b"model", "signals", b"signals", "state", b"state", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,11 +621,16 @@ class NodeHealth(_message.Message):
     SCHEDULABLE_FIELD_NUMBER: _builtins.int
     STATE_TIME_FIELD_NUMBER: _builtins.int
     RECENT_QUARANTINES_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
+    BURN_IN_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     state: Global___HealthState.ValueType
     schedulable: _builtins.bool
     recent_quarantines: _builtins.int
     """Times quarantined in the last 7 days."""
+    pool: _builtins.str
+    """The pool of nodes that it belongs to."""
     @_builtins.property
     def metadata(self) -> _resource_pb2.Metadata:
         """metadata.name is nodes/{node}."""
@@ -424,6 +649,12 @@ class NodeHealth(_message.Message):
     def last_scrape_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def state_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def repair(self) -> Global___Repair: ...
+    @_builtins.property
+    def burn_in(self) -> Global___BurnIn:
+        """The last burn-in, or the one that is asked for (without report_time)."""
+
     def __init__(
         self,
         *,
@@ -439,10 +670,13 @@ class NodeHealth(_message.Message):
         schedulable: _builtins.bool = ...,
         state_time: _timestamp_pb2.Timestamp | None = ...,
         recent_quarantines: _builtins.int = ...,
+        pool: _builtins.str = ...,
+        repair: Global___Repair | None = ...,
+        burn_in: Global___BurnIn | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "last_scrape_time", b"last_scrape_time", "metadata", b"metadata", "override", b"override", "reason", b"reason", "state_time", b"state_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["burn_in", b"burn_in", "drain", b"drain", "last_scrape_time", b"last_scrape_time", "metadata", b"metadata", "override", b"override", "reason", b"reason", "repair", b"repair", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "findings", b"findings", "gpus", b"gpus", "last_scrape_time", b"last_scrape_time", "metadata", b"metadata", "node", b"node", "override", b"override", "reason", b"reason", "recent_quarantines", b"recent_quarantines", "schedulable", b"schedulable", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burn_in", b"burn_in", "drain", b"drain", "findings", b"findings", "gpus", b"gpus", "last_scrape_time", b"last_scrape_time", "metadata", b"metadata", "node", b"node", "override", b"override", "pool", b"pool", "reason", b"reason", "recent_quarantines", b"recent_quarantines", "repair", b"repair", "schedulable", b"schedulable", "state", b"state", "state_time", b"state_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -713,6 +947,9 @@ class Rule(_message.Message):
     ACTION_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    WHEN_IDLE_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     signal: _builtins.str
     condition: _builtins.str
@@ -721,6 +958,13 @@ class Rule(_message.Message):
     shadow: _builtins.bool
     """Only recorded, never acted upon."""
     description: _builtins.str
+    remedy: Global___Remedy.ValueType
+    when_idle: _builtins.bool
+    """The node leaves only once nothing runs there."""
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Conditions of single models of GPUs, as `pattern: condition`."""
+
     def __init__(
         self,
         *,
@@ -731,10 +975,13 @@ class Rule(_message.Message):
         action: Global___HealthAction.ValueType = ...,
         shadow: _builtins.bool = ...,
         description: _builtins.str = ...,
+        remedy: Global___Remedy.ValueType = ...,
+        when_idle: _builtins.bool = ...,
+        overrides: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "condition", b"condition", "description", b"description", "id", b"id", "severity", b"severity", "shadow", b"shadow", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "condition", b"condition", "description", b"description", "id", b"id", "overrides", b"overrides", "remedy", b"remedy", "severity", b"severity", "shadow", b"shadow", "signal", b"signal", "when_idle", b"when_idle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -898,6 +1145,7 @@ class ReplaySignalsResponse(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
     @_builtins.property
@@ -908,16 +1156,21 @@ class ReplaySignalsResponse(_message.Message):
     def quarantined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Nodes that would have been quarantined, in order."""
 
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_resource_pb2.Event]:
+        """What would have been told, in order of time."""
+
     def __init__(
         self,
         *,
         findings: _abc.Iterable[Global___Finding] | None = ...,
         states: _abc.Mapping[_builtins.str, Global___HealthState.ValueType] | None = ...,
         quarantined: _abc.Iterable[_builtins.str] | None = ...,
+        events: _abc.Iterable[_resource_pb2.Event] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "quarantined", b"quarantined", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "findings", b"findings", "quarantined", b"quarantined", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1000,3 +1253,225 @@ class BudgetStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BudgetStatus: _TypeAlias = BudgetStatus  # noqa: Y015
+
+@_typing.final
+class RequestBurnInRequest(_message.Message):
+    """Request of RequestBurnIn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    author: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        author: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestBurnInRequest: _TypeAlias = RequestBurnInRequest  # noqa: Y015
+
+@_typing.final
+class ReportBurnInRequest(_message.Message):
+    """Request of ReportBurnIn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    session: _builtins.str
+    passed: _builtins.bool
+    """Whether the burn-in itself found nothing wrong."""
+    message: _builtins.str
+    device: _builtins.str
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___BurnInMeasurement]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        session: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        message: _builtins.str = ...,
+        device: _builtins.str = ...,
+        measurements: _abc.Iterable[Global___BurnInMeasurement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "measurements", b"measurements", "message", b"message", "name", b"name", "passed", b"passed", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportBurnInRequest: _TypeAlias = ReportBurnInRequest  # noqa: Y015
+
+@_typing.final
+class CompareRanksRequest(_message.Message):
+    """Request of CompareRanks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    """projects/{project}/trainingRuns/{run}"""
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRanksRequest: _TypeAlias = CompareRanksRequest  # noqa: Y015
+
+@_typing.final
+class RankComparison(_message.Message):
+    """One GPU of a run beside the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SignalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DeviationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RANK_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    GPU_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    DEVIATIONS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    node: _builtins.str
+    gpu: _builtins.int
+    state: Global___HealthState.ValueType
+    @_builtins.property
+    def signals(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """As in GpuHealth."""
+
+    @_builtins.property
+    def deviations(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By how many robust deviations a signal lies from the median of the run; negative: below."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Active findings of the GPU."""
+
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        node: _builtins.str = ...,
+        gpu: _builtins.int = ...,
+        state: Global___HealthState.ValueType = ...,
+        signals: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        deviations: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deviations", b"deviations", "gpu", b"gpu", "node", b"node", "rank", b"rank", "rules", b"rules", "signals", b"signals", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankComparison: _TypeAlias = RankComparison  # noqa: Y015
+
+@_typing.final
+class CompareRanksResponse(_message.Message):
+    """Response of CompareRanks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MediansEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RANKS_FIELD_NUMBER: _builtins.int
+    MEDIANS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankComparison]:
+        """By rank."""
+
+    @_builtins.property
+    def medians(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Medians of the run."""
+
+    def __init__(
+        self,
+        *,
+        ranks: _abc.Iterable[Global___RankComparison] | None = ...,
+        medians: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["medians", b"medians", "ranks", b"ranks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareRanksResponse: _TypeAlias = CompareRanksResponse  # noqa: Y015

@@ -95,6 +95,21 @@ class NodeHealthServiceStub:
                 request_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.GetBudgetRequest.SerializeToString,
                 response_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.BudgetStatus.FromString,
                 _registered_method=True)
+        self.RequestBurnIn = channel.unary_unary(
+                '/longhaul.gpuhealth.v1.NodeHealthService/RequestBurnIn',
+                request_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.RequestBurnInRequest.SerializeToString,
+                response_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.NodeHealth.FromString,
+                _registered_method=True)
+        self.ReportBurnIn = channel.unary_unary(
+                '/longhaul.gpuhealth.v1.NodeHealthService/ReportBurnIn',
+                request_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.ReportBurnInRequest.SerializeToString,
+                response_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.NodeHealth.FromString,
+                _registered_method=True)
+        self.CompareRanks = channel.unary_unary(
+                '/longhaul.gpuhealth.v1.NodeHealthService/CompareRanks',
+                request_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.CompareRanksRequest.SerializeToString,
+                response_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.CompareRanksResponse.FromString,
+                _registered_method=True)
 
 
 class NodeHealthServiceServicer:
@@ -185,6 +200,28 @@ class NodeHealthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestBurnIn(self, request, context):
+        """Asks for a burn-in of a node, which training runs as a Task. Idempotent while one is asked for. Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportBurnIn(self, request, context):
+        """Whoever ran a burn-in says what it measured; the verdict against the peers is made here. Idempotent.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (STALE_SESSION).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareRanks(self, request, context):
+        """Compares the GPUs of a run: clocks, power, utilisation, temperature against the other ranks. No effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeHealthServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -247,6 +284,21 @@ def add_NodeHealthServiceServicer_to_server(servicer, server):
                     servicer.GetBudget,
                     request_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.GetBudgetRequest.FromString,
                     response_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.BudgetStatus.SerializeToString,
+            ),
+            'RequestBurnIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestBurnIn,
+                    request_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.RequestBurnInRequest.FromString,
+                    response_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.NodeHealth.SerializeToString,
+            ),
+            'ReportBurnIn': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportBurnIn,
+                    request_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.ReportBurnInRequest.FromString,
+                    response_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.NodeHealth.SerializeToString,
+            ),
+            'CompareRanks': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareRanks,
+                    request_deserializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.CompareRanksRequest.FromString,
+                    response_serializer=longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.CompareRanksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -574,6 +626,87 @@ class NodeHealthService:
             '/longhaul.gpuhealth.v1.NodeHealthService/GetBudget',
             longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.GetBudgetRequest.SerializeToString,
             longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.BudgetStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestBurnIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.gpuhealth.v1.NodeHealthService/RequestBurnIn',
+            longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.RequestBurnInRequest.SerializeToString,
+            longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.NodeHealth.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportBurnIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.gpuhealth.v1.NodeHealthService/ReportBurnIn',
+            longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.ReportBurnInRequest.SerializeToString,
+            longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.NodeHealth.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareRanks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.gpuhealth.v1.NodeHealthService/CompareRanks',
+            longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.CompareRanksRequest.SerializeToString,
+            longhaul_dot_gpuhealth_dot_v1_dot_node__health__pb2.CompareRanksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,14 @@ class NodeHealthServiceStub:
     """Closes the breaker after a storm, by hand. Idempotent."""
     GetBudget: _grpc.UnaryUnaryMultiCallable[_node_health_pb2.GetBudgetRequest, _node_health_pb2.BudgetStatus]
     """Returns what is left of the quarantine budget. No effect."""
+    RequestBurnIn: _grpc.UnaryUnaryMultiCallable[_node_health_pb2.RequestBurnInRequest, _node_health_pb2.NodeHealth]
+    """Asks for a burn-in of a node, which training runs as a Task. Idempotent while one is asked for. Errors: NOT_FOUND."""
+    ReportBurnIn: _grpc.UnaryUnaryMultiCallable[_node_health_pb2.ReportBurnInRequest, _node_health_pb2.NodeHealth]
+    """Whoever ran a burn-in says what it measured; the verdict against the peers is made here. Idempotent.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (STALE_SESSION).
+    """
+    CompareRanks: _grpc.UnaryUnaryMultiCallable[_node_health_pb2.CompareRanksRequest, _node_health_pb2.CompareRanksResponse]
+    """Compares the GPUs of a run: clocks, power, utilisation, temperature against the other ranks. No effect."""
 
 @_typing.type_check_only
 class NodeHealthServiceAsyncStub(NodeHealthServiceStub):
@@ -87,6 +95,14 @@ class NodeHealthServiceAsyncStub(NodeHealthServiceStub):
     """Closes the breaker after a storm, by hand. Idempotent."""
     GetBudget: _aio.UnaryUnaryMultiCallable[_node_health_pb2.GetBudgetRequest, _node_health_pb2.BudgetStatus]  # type: ignore[assignment]
     """Returns what is left of the quarantine budget. No effect."""
+    RequestBurnIn: _aio.UnaryUnaryMultiCallable[_node_health_pb2.RequestBurnInRequest, _node_health_pb2.NodeHealth]  # type: ignore[assignment]
+    """Asks for a burn-in of a node, which training runs as a Task. Idempotent while one is asked for. Errors: NOT_FOUND."""
+    ReportBurnIn: _aio.UnaryUnaryMultiCallable[_node_health_pb2.ReportBurnInRequest, _node_health_pb2.NodeHealth]  # type: ignore[assignment]
+    """Whoever ran a burn-in says what it measured; the verdict against the peers is made here. Idempotent.
+    Errors: NOT_FOUND; FAILED_PRECONDITION (STALE_SESSION).
+    """
+    CompareRanks: _aio.UnaryUnaryMultiCallable[_node_health_pb2.CompareRanksRequest, _node_health_pb2.CompareRanksResponse]  # type: ignore[assignment]
+    """Compares the GPUs of a run: clocks, power, utilisation, temperature against the other ranks. No effect."""
 
 class NodeHealthServiceServicer(metaclass=_abc_1.ABCMeta):
     """Judges GPUs and nodes by their signals and takes bad nodes out, within a budget. It alone patches nodes; it never calls training."""
@@ -186,5 +202,31 @@ class NodeHealthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_health_pb2.BudgetStatus, _abc.Awaitable[_node_health_pb2.BudgetStatus]]:
         """Returns what is left of the quarantine budget. No effect."""
+
+    @_abc_1.abstractmethod
+    def RequestBurnIn(
+        self,
+        request: _node_health_pb2.RequestBurnInRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_health_pb2.NodeHealth, _abc.Awaitable[_node_health_pb2.NodeHealth]]:
+        """Asks for a burn-in of a node, which training runs as a Task. Idempotent while one is asked for. Errors: NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReportBurnIn(
+        self,
+        request: _node_health_pb2.ReportBurnInRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_health_pb2.NodeHealth, _abc.Awaitable[_node_health_pb2.NodeHealth]]:
+        """Whoever ran a burn-in says what it measured; the verdict against the peers is made here. Idempotent.
+        Errors: NOT_FOUND; FAILED_PRECONDITION (STALE_SESSION).
+        """
+
+    @_abc_1.abstractmethod
+    def CompareRanks(
+        self,
+        request: _node_health_pb2.CompareRanksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_health_pb2.CompareRanksResponse, _abc.Awaitable[_node_health_pb2.CompareRanksResponse]]:
+        """Compares the GPUs of a run: clocks, power, utilisation, temperature against the other ranks. No effect."""
 
 def add_NodeHealthServiceServicer_to_server(servicer: NodeHealthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -15,10 +15,12 @@ from longhaul_core.recipe import TrainerConfig
 from longhaul_trainer.data.samples import Batch
 from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.model import DecoderShape
-from longhaul_trainer.optimizer.adamw import make_adamw
+from longhaul_trainer.optimizer.update import Update
 from longhaul_trainer.parallel.gate import check_initial_parameters
+from longhaul_trainer.parallel.grid import Grid, make_grid
 from longhaul_trainer.parallel.group import RankGroup, open_group
-from longhaul_trainer.parallel.sharding import build_model
+from longhaul_trainer.parallel.sharding import Built, build_model
+from longhaul_trainer.parallel.slices import local_box
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -61,22 +63,49 @@ def whole(tensor: Tensor) -> np.ndarray:
     return full.detach().numpy().copy()
 
 
+def build(group: RankGroup, shape: DecoderShape, config: TrainerConfig) -> tuple[Grid, Built]:
+    grid = make_grid(group, config.layout, tied=shape.tied_embeddings)
+    return grid, build_model(shape, config, grid)
+
+
 def initial_values(group: RankGroup, shape: DecoderShape, config: TrainerConfig) -> dict[str, Any]:
     """Every parameter before the first step."""
-    model = build_model(shape, config, group)
-    check_initial_parameters(model, group)
-    return {name: whole(parameter) for name, parameter in model.named_parameters()}
+    _, built = build(group, shape, config)
+    check_initial_parameters(built.model, group)
+    return {name: whole(parameter) for name, parameter in built.model.named_parameters()}
 
 
-def train(group: RankGroup, shape: DecoderShape, config: TrainerConfig, batches: list[Batch]) -> dict[str, Any]:
+def merge(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """One answer of all ranks: what several hold must be the same."""
+    whole_answer: dict[str, Any] = {"losses": answers[0]["losses"], "norms": answers[0]["norms"]}
+    for answer in answers:
+        assert answer["losses"] == whole_answer["losses"]
+        assert answer["norms"] == whole_answer["norms"]
+    for kind in ("gradients", "parameters"):
+        held: dict[str, np.ndarray] = {}
+        for answer in answers:
+            for name, value in answer[kind].items():
+                assert np.array_equal(held.setdefault(name, value), value), f"{kind} of {name} differ between ranks"
+        whole_answer[kind] = held
+    return whole_answer
+
+
+def train(
+    group: RankGroup, shape: DecoderShape, config: TrainerConfig, batches: list[Batch], double: bool = False
+) -> dict[str, Any]:
     """Losses, gradient norms, first gradients and final parameters of a few steps."""
-    model = build_model(shape, config, group)
-    optimizer = make_adamw(model, config.optimizer)
-    stepper = Stepper(model, optimizer, config, group)
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
+    grid, built = build(group, shape, config)
+    model = built.model
+    if config.model.moe.experts:
+        for layer, router in model.routers():
+            router.load.copy_(torch.linspace(0.5, 1.5, len(router.load)).roll(layer) / len(router.load))
+    stepper = Stepper(built, Update(model, config.optimizer), config, grid)
     found: dict[str, Any] = {"losses": [], "norms": []}
     for step, batch in enumerate(batches, start=1):
-        local = len(batch.tokens) // group.size
-        measured = stepper.measure(batch.rows(group.rank * local, (group.rank + 1) * local), [])
+        local = len(batch.tokens) // grid.data_ranks
+        mine = batch.rows(grid.data_rank * local, (grid.data_rank + 1) * local)
+        measured = stepper.measure(mine, [])
         if step == 1:
             gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
             found["gradients"] = {name: value / measured.valid_tokens for name, value in gradients.items()}
@@ -89,15 +118,17 @@ def train(group: RankGroup, shape: DecoderShape, config: TrainerConfig, batches:
 
 def gate(group: RankGroup, shape: DecoderShape, config: TrainerConfig, defect: str) -> dict[str, Any]:
     """What the gate says of a model with a planted defect."""
-    model = build_model(shape, config, group)
-    if defect == "same seed":
-        with torch.no_grad():
+    _, built = build(group, shape, config)
+    model = built.model
+    with torch.no_grad():
+        if defect == "same seed":
             for parameter in model.parameters():
-                assert isinstance(parameter, DTensor)
                 torch.manual_seed(0)
-                parameter.to_local().normal_()
-    elif defect == "buffer":
-        model.rotary.cosine[0, 0] += float(group.rank)
+                local_box(parameter).local.normal_()
+        elif defect == "buffer":
+            model.rotary.cosine[0, 0] += float(group.rank)
+        elif defect == "replica":
+            local_box(model.norm.weight).local.add_(float(group.rank))
     try:
         check_initial_parameters(model, group)
     except LonghaulError as error:

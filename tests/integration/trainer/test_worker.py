@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from longhaul_core.manifests import read_manifest
 from longhaul_core.objects import open_store
@@ -13,6 +14,13 @@ from trainer_harness import WorkerProcess, World, finish, start_workers
 
 def events(worker: WorkerProcess, kind: str) -> list[Event]:
     return [message for message in worker.messages if isinstance(message, Event) and message.kind == kind]
+
+
+def read_state(world: World, manifest_key: str) -> dict[str, Any]:
+    store = open_store(world.url)
+    parts = read_manifest(store, manifest_key).parts
+    document: dict[str, Any] = json.loads(store.get(next(p.key for p in parts if p.key.endswith("trainer_state.json"))))
+    return document
 
 
 def losses(rows: list[StepRow]) -> dict[int, float]:
@@ -41,12 +49,25 @@ def test_run_repeated_and_resumed_has_the_same_bits_on_one_and_two_ranks(world: 
     assert [(row.step, row.loss, row.gradient_norm, row.validation_loss) for row in resumed] == wanted
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
-def test_run_resumed_on_another_number_of_ranks_continues_within_round_off(
-    world: World, before: int, after: int
+TENSOR, PIPELINE = {"tensor_parallel": 2}, {"pipeline_parallel": 2}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((1, {}), (2, {})),
+        ((2, {}), (1, {})),
+        ((2, {}), (2, TENSOR)),
+        ((2, TENSOR), (2, PIPELINE)),
+        ((2, PIPELINE), (4, TENSOR)),
+    ],
+)
+def test_run_resumed_in_another_layout_continues_within_round_off(
+    world: World, before: tuple[int, dict[str, int]], after: tuple[int, dict[str, int]]
 ) -> None:
-    whole = losses(finish(start_workers(world, before)))
-    resumed = losses(finish(start_workers(world, after, **resume(world, 8))))
+    first, second = (world.config(layout=layout) for _, layout in (before, after))
+    whole = losses(finish(start_workers(world, before[0], trainer_config=first)))
+    resumed = losses(finish(start_workers(world, after[0], **resume(world, 8, trainer_config=second))))
     assert sorted(resumed) == [9, 10, 11, 12]
     for step, loss in resumed.items():
         assert loss == pytest.approx(whole[step], rel=1e-5)
@@ -77,14 +98,64 @@ def test_checkpoint_holds_safetensors_of_every_rank_and_a_readable_state(world: 
     assert commit.metrics["validation_loss"] > 0
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_is_never_checkpointed(world: World) -> None:
-    config = world.config(optimizer={"learning_rate": 1e30}, checkpoint={"every_steps": 1})
-    workers = start_workers(world, 2, trainer_config=config)
+def explosive(world: World, **anomalies: Any) -> dict[str, Any]:
+    """A run whose learning rate grows a million-fold after step 24."""
+    stages = [{"end_step": 24, "ratio": 1.0}, {"end_step": 25, "ratio": 1e6}]
+    return world.config(
+        steps=80,
+        schedule={"kind": "multi_stage", "stages": stages},
+        checkpoint={"every_steps": 5},
+        validation={"every_steps": 0},
+        anomalies={"minimum_samples": 8, "patience": 3, "rewind_steps": 10, "skip_batches": 6, **anomalies},
+    )
+
+
+def test_persistent_spike_is_rewound_then_slowed_then_left_to_a_human(world: World) -> None:
+    workers = start_workers(world, 2, trainer_config=explosive(world))
     rows = finish(workers, code=81)
+    assert events(workers[0], "UPDATE_SKIPPED")
+    first, second = events(workers[0], "REWOUND")
+    assert first.cause == second.cause == "PERSISTENT_SPIKE"
+    assert "learning rate × 1" in first.message
+    assert "learning rate × 0.5" in second.message
     assert events(workers[0], "ANOMALY")
-    last_finite = rows[-1].step
-    assert last_finite < 12
-    assert max(world.checkpoints.committed, default=0) <= last_finite
+    assert all(np.isfinite(row.loss) for row in rows if row.learning_rate)
+    for step, manifest_key in world.checkpoints.manifests.items():
+        state = read_state(world, manifest_key)
+        assert state["anomalies"]["left_out"] == 0
+        assert state["step"] + state["rewound_steps"] == step
+
+
+def test_run_killed_right_after_a_rewind_goes_on_as_the_unbroken_one(world: World) -> None:
+    workers = start_workers(world, 2, trainer_config=explosive(world))
+    rows = finish(workers, code=81)
+    states = {step: read_state(world, key) for step, key in world.checkpoints.manifests.items()}
+    position = min(step for step, state in states.items() if state["anomalies"]["rewinds"])
+    rewound = states[position]
+    (rewind,) = rewound["anomalies"]["rewinds"]
+    assert rewound["step"] == rewind["step"]
+    assert rewound["sample_cursor"] == rewind["skipped_to"] >= rewind["skipped_from"] + 6 * 8
+    backwards = next(place for place, row in enumerate(rows[1:], 1) if row.step <= rows[place - 1].step)
+    unbroken = [(row.step, row.loss) for row in rows[backwards:]]
+    again = start_workers(world, 2, **resume(world, position), trainer_config=explosive(world))
+    resumed = [(row.step, row.loss) for row in finish(again, code=81)]
+    assert resumed == unbroken
+
+
+def test_loss_that_is_not_finite_is_computed_again_left_out_and_never_checkpointed(world: World) -> None:
+    config = world.config(
+        steps=40,
+        optimizer={"learning_rate": 1e30},
+        checkpoint={"every_steps": 1},
+        anomalies={"patience": 2, "rewind_steps": 2},
+    )
+    workers = start_workers(world, 2, trainer_config=config)
+    finish(workers, code=81)
+    assert any(event.cause == "NOT_FINITE" for event in events(workers[0], "UPDATE_SKIPPED"))
+    for manifest_key in world.checkpoints.manifests.values():
+        state = read_state(world, manifest_key)
+        assert np.isfinite(state["loss"])
+        assert state["anomalies"]["left_out"] == 0
 
 
 def test_checkpoint_service_that_is_full_for_a_while_holds_up_checkpoints_but_not_training(world: World) -> None:

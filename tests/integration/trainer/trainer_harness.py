@@ -180,6 +180,13 @@ class CheckpointServer(checkpoint_pb2_grpc.CheckpointServiceServicer):
             self._arrived.notify_all()
         return checkpoint_pb2.Checkpoint(metadata={"name": request.name}, step=step, manifest_key=key)
 
+    def GetLatestCheckpoint(self, request: Any, context: Any) -> Any:
+        steps = [step for step in self.committed if not 0 < request.maximum_step < step]
+        if not steps:
+            context.abort(grpc.StatusCode.NOT_FOUND, "there is none")
+        name = self.committed[max(steps)].name
+        return checkpoint_pb2.Checkpoint(metadata={"name": name}, manifest_key=self.manifests[max(steps)])
+
     def VerifyCheckpoint(self, request: Any, context: Any) -> Any:
         self.verified.append(request.name)
         return checkpoint_pb2.VerifyCheckpointResponse(intact=False)
@@ -215,7 +222,7 @@ class World:
             "runtime": {"device": "cpu"},
         }
         for name, value in sections.items():
-            base[name] = {**base[name], **value} if isinstance(value, dict) else value
+            base[name] = {**base.get(name, {}), **value} if isinstance(value, dict) else value
         return base
 
     def assignment(self, rank: int, ranks: int, rendezvous: str, **changes: Any) -> Assignment:

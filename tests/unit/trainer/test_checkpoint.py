@@ -50,16 +50,18 @@ def slices_of(values: dict[str, torch.Tensor], rank: int, ranks: int) -> list[Te
     found = []
     for name, value in values.items():
         if value.dim() == 0:
-            found.append(TensorSlice(name, value, (), 0))
+            found.append(TensorSlice(name, value, (), ()))
             continue
         size = -(-len(value) // ranks)
         begin, end = min(rank * size, len(value)), min((rank + 1) * size, len(value))
-        found.append(TensorSlice(name, value[begin:end].clone(), tuple(value.shape), begin))
+        found.append(
+            TensorSlice(name, value[begin:end].clone(), tuple(value.shape), (begin,) + (0,) * (value.dim() - 1))
+        )
     return found
 
 
 def empty_like(slices: Sequence[TensorSlice]) -> list[TensorSlice]:
-    return [TensorSlice(s.name, torch.full_like(s.local, -1), s.shape, s.offset) for s in slices]
+    return [TensorSlice(s.name, torch.full_like(s.local, -1), s.shape, s.offsets) for s in slices]
 
 
 def save(store: ObjectStore, ranks: int) -> Manifest:
@@ -84,12 +86,12 @@ def test_part_is_a_safetensors_file_of_this_ranks_rows() -> None:
     assert all(torch.equal(read[s.name], s.local) for s in slices)
     stored = {entry.name: entry for entry in parse_part("model", bytes(image.data))}
     assert stored["wide"].shape == (7, 5)
-    assert stored["wide"].offset == 4
+    assert stored["wide"].offsets == (4, 0)
 
 
 def test_part_filled_again_holds_the_new_values() -> None:
     local = torch.zeros(3, 2)
-    image = PartImage("model", [TensorSlice("w", local, (3, 2), 0)])
+    image = PartImage("model", [TensorSlice("w", local, (3, 2), (0, 0))])
     image.fill()
     local += 5
     assert load(bytes(image.data))["w"].sum() == 0
@@ -173,7 +175,7 @@ def test_restore_of_a_damaged_checkpoint_is_refused(
 def test_restore_into_another_model_is_refused_with_the_parameter(store: ObjectStore) -> None:
     manifest = save(store, 1)
     with pytest.raises(DataLoss, match="wide") as raised:
-        restore_slices(store, manifest, MODEL_PART, [TensorSlice("wide", torch.zeros(7, 6), (7, 6), 0)])
+        restore_slices(store, manifest, MODEL_PART, [TensorSlice("wide", torch.zeros(7, 6), (7, 6), (0, 0))])
     assert raised.value.reason == "CHECKPOINT_OF_ANOTHER_MODEL"
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from longhaul_core.errors import DataLoss, FailedPrecondition, InvalidArgument
-from longhaul_trainer.data.loader import Loader
+from longhaul_trainer.data.loader import Loader, Reading
 from longhaul_trainer.data.mixture import BLOCK_SAMPLES, Mixture
 from longhaul_trainer.data.permutation import derive_key, permute
-from longhaul_trainer.data.samples import SampleOrder, stripe
+from longhaul_trainer.data.samples import Batch, SampleOrder, stripe
 from longhaul_trainer.data.tokens import TokenStream
 
 EOS = 1
@@ -127,12 +127,16 @@ def test_order_without_document_masking_lets_positions_run_on(tmp_path: Path) ->
     assert np.array_equal(batch.positions[:, 1:] == 0, batch.tokens[:, 1:] == EOS)
 
 
+def take(loader: Loader, cursor: int, samples: int) -> Batch:
+    return loader.take(Reading(0, cursor, samples), Reading(0, cursor + samples, samples))
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_ranks_together_read_the_global_order_of_one_rank(tmp_path: Path, ranks: int) -> None:
     streams = [write_shards(tmp_path, name, [random_documents(100, n)]) for n, name in enumerate(("web", "code"))]
     whole = order(streams, [3, 1]).read(np.arange(24))
-    loaders = [Loader(order(streams, [3, 1]), global_batch=8, rank=rank, ranks=ranks) for rank in range(ranks)]
-    steps = [loader.take(cursor).tokens for cursor in (0, 8, 16) for loader in loaders]
+    loaders = [Loader([order(streams, [3, 1])], rank=rank, ranks=ranks) for rank in range(ranks)]
+    steps = [take(loader, cursor, 8).tokens for cursor in (0, 8, 16) for loader in loaders]
     for loader in loaders:
         loader.close()
     assert np.array_equal(np.concatenate(steps), whole.tokens)
@@ -140,18 +144,20 @@ def test_ranks_together_read_the_global_order_of_one_rank(tmp_path: Path, ranks:
 
 def test_loader_started_at_a_cursor_continues_where_another_stopped(tmp_path: Path) -> None:
     stream = write_shards(tmp_path, "web", [random_documents(100, 1)])
-    unbroken = Loader(order([stream], [1]), global_batch=4, rank=0, ranks=1)
-    resumed = Loader(order([stream], [1]), global_batch=4, rank=0, ranks=1)
-    batches = [unbroken.take(cursor) for cursor in range(0, 24, 4)]
-    assert np.array_equal(resumed.take(20).tokens, batches[5].tokens)
+    unbroken = Loader([order([stream], [1])], rank=0, ranks=1)
+    resumed = Loader([order([stream], [1])], rank=0, ranks=1)
+    batches = [take(unbroken, cursor, 4) for cursor in range(0, 24, 4)]
+    assert np.array_equal(take(resumed, 20, 4).tokens, batches[5].tokens)
     unbroken.close()
     resumed.close()
 
 
 def test_loader_refuses_ranks_that_do_not_divide_the_batch(tmp_path: Path) -> None:
     stream = write_shards(tmp_path, "web", [random_documents(50, 1)])
+    loader = Loader([order([stream], [1])], rank=0, ranks=3)
     with pytest.raises(InvalidArgument, match="3 ranks"):
-        Loader(order([stream], [1]), global_batch=8, rank=0, ranks=3)
+        take(loader, 0, 8)
+    loader.close()
 
 
 def test_run_that_needs_more_epochs_than_allowed_is_refused_with_the_source(tmp_path: Path) -> None:

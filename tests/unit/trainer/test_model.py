@@ -57,7 +57,7 @@ def test_decoder_on_packed_documents_gives_the_logits_of_each_document_alone() -
 
 def test_huggingface_names_go_both_ways() -> None:
     state = Decoder(SHAPE).state_dict()
-    there_and_back = from_huggingface(to_huggingface(state, SHAPE))
+    there_and_back = from_huggingface(to_huggingface(state, SHAPE), SHAPE)
     assert there_and_back.keys() == state.keys()
     assert all(torch.equal(there_and_back[name], state[name]) for name in state)
 
@@ -116,7 +116,7 @@ def test_initialise_depends_on_the_seed_alone() -> None:
     first, second = Decoder(SHAPE), Decoder(SHAPE)
     randomise(second)
     for decoder in (first, second):
-        initialise(decoder, seed=5, std=0.02)
+        initialise(decoder, seed=5, shape=SHAPE)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert torch.equal(first.norm.weight, torch.ones(48))
     assert abs(float(first.embed_tokens.weight.detach().std()) - 0.02) < 1e-3

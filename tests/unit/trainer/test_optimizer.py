@@ -5,7 +5,7 @@ import torch
 from longhaul_core.recipe import OptimizerConfig, TrainerConfig
 from longhaul_trainer.model import Decoder, DecoderShape
 from longhaul_trainer.optimizer.adamw import make_adamw
-from longhaul_trainer.optimizer.gradients import clip_factor, scale, squared_norm
+from longhaul_trainer.optimizer.gradients import Gradient, clip_factor, scale, squared_norm
 from longhaul_trainer.optimizer.schedule import learning_rate
 
 
@@ -29,7 +29,7 @@ def test_schedule_without_warmup_or_plateau(warmup: int, decay: float, wanted: l
 @pytest.mark.parametrize("tied", [True, False])
 def test_adamw_decays_matrices_but_neither_norms_nor_the_embedding(tied: bool) -> None:
     model = Decoder(DecoderShape(16, 8, 1, 2, 1, 8, 8, tied_embeddings=tied))
-    decayed, others = make_adamw(model, OptimizerConfig(weight_decay=0.3)).param_groups
+    decayed, others = make_adamw(list(model.named_parameters()), OptimizerConfig(weight_decay=0.3)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     undecayed = {names[id(parameter)] for parameter in others["params"]}
     assert others["weight_decay"] == 0
@@ -48,13 +48,13 @@ def test_gradients_are_measured_and_scaled_like_torch_does() -> None:
     parameters = [torch.nn.Parameter(torch.randn(n, 3, generator=generator)) for n in (4, 7)]
     for parameter in parameters:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-    gradients = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+    gradients = [Gradient(parameter.grad.clone(), 1) for parameter in parameters if parameter.grad is not None]
     norm = squared_norm(gradients) ** 0.5
     scale(gradients, clip_factor(norm, 0.5))
     assert norm == pytest.approx(float(torch.nn.utils.clip_grad_norm_(parameters, 0.5)), rel=1e-6)
     for ours, parameter in zip(gradients, parameters, strict=True):
         assert parameter.grad is not None
-        torch.testing.assert_close(ours, parameter.grad)
+        torch.testing.assert_close(ours.local, parameter.grad)
 
 
 def test_gradients_below_the_limit_are_left_alone() -> None:

@@ -1,5 +1,6 @@
 """Sections of a recipe that client and services share; longhaul_client.recipes reads the whole document."""
 
+from longhaul_core.recipe.batches import BatchRamp, ContextStage, DataConfig
 from longhaul_core.recipe.cleaning import CleaningConfig, ExtractionMode, FilterConfig, SourceConfig, SourceKind
 from longhaul_core.recipe.corpus import (
     ContaminationAction,
@@ -12,26 +13,49 @@ from longhaul_core.recipe.corpus import (
     KeepRule,
     TokenizerConfig,
 )
-from longhaul_core.recipe.pod import PodConfig, TolerationConfig
-from longhaul_core.recipe.section import Section
-from longhaul_core.recipe.trainer import (
-    CheckpointConfig,
-    DataConfig,
+from longhaul_core.recipe.layout import (
+    AttentionPath,
     Device,
     LayoutConfig,
-    ModelConfig,
-    OptimizerConfig,
+    PipelineSchedule,
     Precision,
+    Recomputation,
     RuntimeConfig,
+    layout_problems,
+)
+from longhaul_core.recipe.model import (
+    Activation,
+    HybridConfig,
+    Initialisation,
+    ModelConfig,
+    MoeConfig,
+    Norm,
+    Position,
+)
+from longhaul_core.recipe.pod import PodConfig, TolerationConfig
+from longhaul_core.recipe.presets import MODEL_PRESETS
+from longhaul_core.recipe.section import Section
+from longhaul_core.recipe.trainer import CheckpointConfig, MetricsConfig, TrainerConfig, ValidationConfig
+from longhaul_core.recipe.updates import (
+    AnomalyConfig,
+    LossConfig,
+    OptimizerConfig,
+    OptimizerKind,
+    RateStage,
     ScheduleConfig,
-    TrainerConfig,
-    ValidationConfig,
+    ScheduleKind,
 )
 
 __all__ = [
+    "MODEL_PRESETS",
+    "Activation",
+    "AnomalyConfig",
+    "AttentionPath",
+    "BatchRamp",
     "CheckpointConfig",
     "CleaningConfig",
     "ContaminationAction",
+    "ContextStage",
     "CorpusConfig",
     "DataConfig",
     "DecontaminationConfig",
@@ -42,14 +66,26 @@ __all__ = [
     "ExtractionMode",
     "FilterConfig",
     "HoldoutConfig",
+    "HybridConfig",
+    "Initialisation",
     "KeepRule",
     "LayoutConfig",
+    "LossConfig",
+    "MetricsConfig",
     "ModelConfig",
+    "MoeConfig",
+    "Norm",
     "OptimizerConfig",
+    "OptimizerKind",
+    "PipelineSchedule",
     "PodConfig",
+    "Position",
     "Precision",
+    "RateStage",
+    "Recomputation",
     "RuntimeConfig",
     "ScheduleConfig",
+    "ScheduleKind",
     "Section",
     "SourceConfig",
     "SourceKind",
@@ -57,4 +93,5 @@ __all__ = [
     "TolerationConfig",
     "TrainerConfig",
     "ValidationConfig",
+    "layout_problems",
 ]

@@ -1,72 +1,15 @@
 """What the trainer is told: one configuration that the client writes, the controller checks, the workers read."""
 
-from enum import StrEnum
+from collections.abc import Iterator
 from typing import Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from longhaul_core.recipe.batches import DataConfig
+from longhaul_core.recipe.layout import LayoutConfig, RuntimeConfig, layout_problems
+from longhaul_core.recipe.model import ModelConfig
 from longhaul_core.recipe.section import Section
-
-
-class ModelConfig(Section):
-    """Shape of a dense decoder: RMSNorm, RoPE, SwiGLU, grouped-query attention."""
-
-    hidden_size: PositiveInt = 128
-    layers: PositiveInt = 4
-    heads: PositiveInt = 4
-    kv_heads: PositiveInt = 2
-    ffn_size: PositiveInt = 384
-    vocabulary_size: NonNegativeInt = Field(0, description="0: that of the token set's tokenizer")
-    rope_theta: PositiveFloat = 50_000.0
-    norm_epsilon: PositiveFloat = 1e-5
-    tied_embeddings: bool = True
-    init_std: PositiveFloat = 0.02
-
-    @model_validator(mode="after")
-    def _check_shape(self) -> Self:
-        if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
-        if (self.hidden_size // self.heads) % 2:
-            raise ValueError(f"head size {self.hidden_size // self.heads} is odd: rotary positions need an even one")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
-        return self
-
-    @property
-    def head_size(self) -> int:
-        """Channels of one attention head."""
-        return self.hidden_size // self.heads
-
-
-class OptimizerConfig(Section):
-    """AdamW; embeddings and norms are not decayed."""
-
-    learning_rate: PositiveFloat = 3e-3
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    epsilon: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.1
-    gradient_clip: PositiveFloat = 1.0
-
-
-class ScheduleConfig(Section):
-    """Warm-up, stable, decay (WSD): linear warm-up, constant, then linear decay to `minimum_ratio`."""
-
-    warmup_steps: NonNegativeInt = 20
-    decay_fraction: float = Field(0.2, ge=0, le=1, description="share of all steps spent in the decay")
-    minimum_ratio: float = Field(0.0, ge=0, le=1, description="learning rate at the end, as a share of the peak")
-
-
-class DataConfig(Section):
-    """How batches are drawn from the token set."""
-
-    sequence_length: PositiveInt = 256
-    global_batch_size: PositiveInt = Field(16, description="sequences an optimizer step, over all ranks")
-    micro_batch_size: PositiveInt = Field(8, description="sequences a rank holds at once; the rest is accumulated")
-    document_masking: bool = Field(True, description="attention stays inside a document")
-    shuffle_seed: NonNegativeInt = 0
-    maximum_epochs: PositiveFloat = Field(5.0, description="the run fails before a source is repeated more often")
-    mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="weights; empty: the token set's own")
+from longhaul_core.recipe.updates import AnomalyConfig, LossConfig, OptimizerConfig, ScheduleConfig, ScheduleKind
 
 
 class ValidationConfig(Section):
@@ -84,53 +27,13 @@ class CheckpointConfig(Section):
     keep_every_steps: NonNegativeInt = Field(0, description="keep each checkpoint whose step is a multiple; 0: none")
 
 
-class LayoutConfig(Section):
-    """Degrees of parallelism; their product is the world size."""
+class MetricsConfig(Section):
+    """Where metrics go beside the controller; the program must be installed in the trainer's image."""
 
-    data_parallel: NonNegativeInt = Field(0, description="0: world size divided by the other degrees")
-    tensor_parallel: PositiveInt = 1
-    pipeline_parallel: PositiveInt = 1
-    context_parallel: PositiveInt = 1
-
-    def resolve(self, world_size: int) -> "LayoutConfig":
-        """Return the layout with every degree set.
-
-        Raises:
-            ValueError: when the degrees do not fill the world size.
-        """
-        others = self.tensor_parallel * self.pipeline_parallel * self.context_parallel
-        data_parallel = self.data_parallel or world_size // others
-        if data_parallel * others != world_size:
-            raise ValueError(
-                f"data_parallel {data_parallel} × tensor_parallel {self.tensor_parallel} × pipeline_parallel "
-                f"{self.pipeline_parallel} × context_parallel {self.context_parallel} = {data_parallel * others}, "
-                f"but there are {world_size} GPUs"
-            )
-        return self.model_copy(update={"data_parallel": data_parallel})
-
-
-class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass; parameters and optimizer state stay float32."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
-class Device(StrEnum):
-    """Where the workers compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class RuntimeConfig(Section):
-    """How the workers run. The thread count is part of the layout: another one gives other round-off."""
-
-    device: Device = Device.AUTO
-    precision: Precision = Precision.FLOAT32
-    threads_per_worker: PositiveInt = 1
-    deterministic: bool = True
+    tensorboard: bool = False
+    trackio: bool = False
+    mlflow: bool = False
+    wandb: bool = False
 
 
 class TrainerConfig(Section):
@@ -140,47 +43,102 @@ class TrainerConfig(Section):
     seed: NonNegativeInt = 0
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     layout: LayoutConfig = LayoutConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    anomalies: AnomalyConfig = AnomalyConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")
     def _check_schedule(self) -> Self:
-        if self.schedule.warmup_steps + self.schedule.decay_fraction * self.steps > self.steps:
+        schedule = self.schedule
+        decay = schedule.decay_fraction if schedule.kind is ScheduleKind.WSD else 0.0
+        steps = self.steps - schedule.start_step
+        if steps < 1:
+            raise ValueError(f"schedule.start_step {schedule.start_step} leaves none of the {self.steps} steps")
+        if schedule.warmup_steps + decay * steps > steps:
             raise ValueError(
-                f"schedule.warmup_steps {self.schedule.warmup_steps} and the decay of "
-                f"{self.schedule.decay_fraction:.0%} do not fit in {self.steps} steps"
+                f"schedule.warmup_steps {schedule.warmup_steps} and the decay of "
+                f"{decay:.0%} do not fit in {steps} steps"
             )
         return self
 
     def check_world_size(self, world_size: int) -> LayoutConfig:
-        """Return the resolved layout, after checking that the global batch divides over it.
+        """Return the resolved layout, after checking that the model and every batch divide over it.
 
         Raises:
             ValueError: naming the degrees or sizes that do not fit.
         """
         layout = self.layout.resolve(world_size)
-        unsupported = [
-            name for name in ("tensor_parallel", "pipeline_parallel", "context_parallel") if getattr(layout, name) > 1
-        ]
-        if unsupported:
-            raise ValueError(f"layout.{unsupported[0]} above 1 is not supported; use data_parallel")
-        if self.data.global_batch_size % layout.data_parallel:
-            raise ValueError(
-                f"data.global_batch_size {self.data.global_batch_size} is not a multiple of data_parallel "
-                f"{layout.data_parallel}"
-            )
-        per_rank = self.data.global_batch_size // layout.data_parallel
-        if per_rank % min(self.data.micro_batch_size, per_rank):
-            raise ValueError(
-                f"{per_rank} sequences a rank is not a multiple of data.micro_batch_size {self.data.micro_batch_size}"
-            )
+        for problem in (*layout_problems(self.model, layout), *self._batch_problems(layout)):
+            raise ValueError(problem)
         return layout
+
+    def _batch_problems(self, layout: LayoutConfig) -> Iterator[str]:
+        data = self.data
+        sizes = [("data.global_batch_size", data.global_batch_size, data.micro_batch_size)]
+        sizes += [("data.batch_ramp", part.global_batch_size, data.micro_batch_size) for part in data.batch_ramp]
+        for stage in data.context_stages:
+            whole = stage.global_batch_size or data.global_batch_size
+            sizes.append(("data.context_stages", whole, stage.micro_batch_size or data.micro_batch_size))
+        for name, whole, micro in sizes:
+            if whole % layout.data_parallel:
+                yield f"{name} {whole} is not a multiple of data_parallel {layout.data_parallel}"
+                return
+            each = whole // layout.data_parallel
+            if each % min(micro, each):
+                yield f"{each} sequences a rank is not a multiple of data.micro_batch_size {micro}"
+            elif each // min(micro, each) < layout.stages > 1:
+                yield f"{each // min(micro, each)} micro-batches are too few for {layout.stages} pipeline stages"
+        for length in [data.sequence_length, *(stage.sequence_length for stage in data.context_stages)]:
+            if layout.context_parallel > 1 and length % (2 * layout.context_parallel):
+                yield f"sequence length {length} is not a multiple of twice context_parallel {layout.context_parallel}"
+            if length % (layout.tensor_parallel * layout.context_parallel):
+                yield f"sequence length {length} is not a multiple of tensor_parallel × context_parallel"
+
+    def stage_at(self, step: int) -> int:
+        """Context stage of the update that completes the step; 0 before the first of `data.context_stages`."""
+        return sum(step > stage.after_step for stage in self.data.context_stages)
+
+    def data_of_stage(self, stage: int) -> DataConfig:
+        """Return the data section as the stage changes it."""
+        data = self.data
+        for change in data.context_stages[:stage]:
+            given = {
+                "sequence_length": change.sequence_length,
+                "global_batch_size": change.global_batch_size,
+                "micro_batch_size": change.micro_batch_size,
+                "mixture": change.mixture,
+            }
+            data = data.model_copy(update={name: value for name, value in given.items() if value})
+        return data
+
+    def rope_theta_of_stage(self, stage: int) -> float:
+        """Rotary base of a context stage."""
+        thetas = [change.rope_theta for change in self.data.context_stages[:stage] if change.rope_theta]
+        return thetas[-1] if thetas else self.model.rope_theta
+
+    def global_batch_at(self, step: int) -> int:
+        """Sequences of the update that completes the step."""
+        for part in self.data.batch_ramp:
+            if step <= part.until_step:
+                return part.global_batch_size
+        return self.data_of_stage(self.stage_at(step)).global_batch_size
+
+    def tokens_at(self, step: int) -> int:
+        """Tokens of the update that completes the step, over all ranks."""
+        return self.global_batch_at(step) * self.data_of_stage(self.stage_at(step)).sequence_length
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequence that the run trains on."""
+        return max([self.data.sequence_length, *(stage.sequence_length for stage in self.data.context_stages)])
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step, over all ranks."""
+        """Tokens of one optimizer step, over all ranks, in the first context stage at full batch."""
         return self.data.global_batch_size * self.data.sequence_length

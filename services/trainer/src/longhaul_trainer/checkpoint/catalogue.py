@@ -34,6 +34,14 @@ class Commit:
     lineage: Mapping[str, str | int]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A committed checkpoint."""
+
+    name: str
+    manifest_key: str
+
+
 class Catalogue(Protocol):
     """Reserves and commits checkpoints."""
 
@@ -43,6 +51,10 @@ class Catalogue(Protocol):
 
     def commit(self, commit: Commit) -> None:
         """Makes it visible. Raises DataLoss when a part is not as described."""
+        ...
+
+    def latest(self, maximum_step: int) -> Found:
+        """The newest intact checkpoint of at most this step. Raises NotFound."""
         ...
 
     def report_damage(self, name: str) -> None:
@@ -82,6 +94,13 @@ class CheckpointService:
         )
         with rpc_errors():
             self._stub.CommitCheckpoint(request)
+
+    def latest(self, maximum_step: int) -> Found:
+        """Asks for the newest one on the run's line."""
+        request = checkpoint_pb2.GetLatestCheckpointRequest(training_run=self._run, maximum_step=maximum_step)
+        with rpc_errors():
+            answer = self._stub.GetLatestCheckpoint(request)
+        return Found(answer.metadata.name, answer.manifest_key)
 
     def report_damage(self, name: str) -> None:
         """Has the service read every part again."""

@@ -1,7 +1,7 @@
 """A part of a checkpoint as it lies in the store: the bytes of a safetensors file, laid out once, filled at each save.
 
 Tensors are copied from the device straight into their place in the file's image, so that nothing is serialised later.
-Global shape and first row of each tensor stand in the file's metadata under ``longhaul.slices``.
+Global shape and first element of each box stand in the file's metadata under ``longhaul.slices``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class PartImage:
 
     def __init__(self, name: str, slices: Sequence[TensorSlice]) -> None:
         self.name = name
-        ordered = sorted(slices, key=lambda part: (-part.local.element_size(), part.name))
+        ordered = sorted(
+            (part for part in slices if part.saved), key=lambda part: (-part.local.element_size(), part.name)
+        )
         header, offsets, size = _layout(ordered)
         pinned = any(part.local.is_cuda for part in ordered)
         self._image = torch.empty(len(header) + size, dtype=torch.uint8, pin_memory=pinned)
@@ -63,12 +65,12 @@ class PartImage:
 
 @dataclass(frozen=True, slots=True)
 class StoredSlice:
-    """Rows of a tensor as read from a part."""
+    """A box of a tensor as read from a part."""
 
     name: str
     values: Tensor
     shape: tuple[int, ...]
-    offset: int
+    offsets: tuple[int, ...]
 
 
 def parse_part(key: str, data: bytes) -> list[StoredSlice]:
@@ -82,7 +84,7 @@ def parse_part(key: str, data: bytes) -> list[StoredSlice]:
         described = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][SLICES_KEY])
         tensors = load(data)
         return [
-            StoredSlice(name, tensors[name], tuple(entry["shape"]), int(entry["offset"]))
+            StoredSlice(name, tensors[name], tuple(entry["shape"]), tuple(entry["offsets"]))
             for name, entry in described.items()
         ]
     except (SafetensorError, struct.error, KeyError, TypeError, ValueError) as error:
@@ -95,7 +97,7 @@ def parse_part(key: str, data: bytes) -> list[StoredSlice]:
 
 
 def _layout(slices: Sequence[TensorSlice]) -> tuple[bytes, list[tuple[int, int]], int]:
-    described = {part.name: {"shape": list(part.shape), "offset": part.offset} for part in slices}
+    described = {part.name: {"shape": list(part.shape), "offsets": list(part.offsets)} for part in slices}
     header: dict[str, object] = {"__metadata__": {SLICES_KEY: json.dumps(described)}}
     offsets, end = [], 0
     for part in slices:

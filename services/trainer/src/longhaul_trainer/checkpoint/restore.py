@@ -34,7 +34,7 @@ class _Wanted:
                 metadata={"parameter": stored.name},
                 action="resume with the model configuration that wrote the checkpoint",
             )
-        self.missing -= _copy_overlap(self.target.local, self.target.offset, stored.values, stored.offset)
+        self.missing -= _copy_overlap(self.target.local, self.target.offsets, stored.values, stored.offsets)
 
 
 def part_file_name(kind: str, rank: int, ranks: int) -> str:
@@ -110,18 +110,22 @@ def _ordered(parts: Iterable[Part], kind: str, prefer: str) -> Iterator[Part]:
     yield from sorted(ours, key=lambda part: (not part.key.endswith("/" + prefer), part.key))
 
 
-def _copy_overlap(target: Tensor, target_offset: int, source: Tensor, source_offset: int) -> int:
-    """Copies the rows that both hold; returns the number of elements. A scalar overlaps as a whole."""
-    if target.dim() == 0:
-        target.copy_(source)
-        return 1
-    begin = max(target_offset, source_offset)
-    end = min(target_offset + target.shape[0], source_offset + source.shape[0])
-    if end <= begin:
-        return 0
-    rows = source[begin - source_offset : end - source_offset]
-    target[begin - target_offset : end - target_offset].copy_(rows)
-    return rows.numel()
+def _copy_overlap(
+    target: Tensor, target_offsets: tuple[int, ...], source: Tensor, source_offsets: tuple[int, ...]
+) -> int:
+    """Copies the box that both hold; returns the number of elements. A scalar overlaps as a whole."""
+    into, out_of = [], []
+    for place, size, other_place, other_size in zip(
+        target_offsets, target.shape, source_offsets, source.shape, strict=True
+    ):
+        begin, end = max(place, other_place), min(place + size, other_place + other_size)
+        if end <= begin:
+            return 0
+        into.append(slice(begin - place, end - place))
+        out_of.append(slice(begin - other_place, end - other_place))
+    part = source[tuple(out_of)]
+    target[tuple(into)].copy_(part)
+    return part.numel()
 
 
 def _require_complete(manifest: Manifest, wanted: Iterable[_Wanted]) -> None:
@@ -129,7 +133,7 @@ def _require_complete(manifest: Manifest, wanted: Iterable[_Wanted]) -> None:
     if lacking:
         shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
         raise DataLoss(
-            f"Checkpoint {manifest.name} lacks rows of {shown}",
+            f"Checkpoint {manifest.name} lacks elements of {shown}",
             reason="CHECKPOINT_INCOMPLETE",
             metadata={"checkpoint": manifest.name, "parameters": str(len(lacking))},
             action="resume from an earlier checkpoint",

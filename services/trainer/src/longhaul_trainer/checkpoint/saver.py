@@ -137,7 +137,7 @@ class Saver:
                     image.fill()
             finally:
                 save.staged.set()
-        step = save.state.step
+        step = save.state.position
         patience = Patience(time.monotonic() + self._upload_seconds, self._stop, self._notice(save))
         try:
             if self._catalogue is None:
@@ -152,7 +152,7 @@ class Saver:
 
     def _write_parts(self, save: _Save, patience: Patience) -> None:
         """Other ranks: upload below the announced prefix, then say what was written."""
-        step = save.state.step
+        step = save.state.position
         prefix = self._receipts.prefix(step, patience.deadline, self._stop)
         if not prefix:
             raise GaveUp("rank 0 gave this checkpoint up")
@@ -167,17 +167,17 @@ class Saver:
         """Rank 0: reserve, upload, collect all receipts, commit."""
         state = save.state
         try:
-            reservation = patience.persist(lambda: catalogue.begin(state.step, state.epoch, self._ranks))
+            reservation = patience.persist(lambda: catalogue.begin(state.position, state.epoch, self._ranks))
         except LonghaulError:
-            self._receipts.announce(state.step, "")
+            self._receipts.announce(state.position, "")
             raise
-        self._receipts.announce(state.step, reservation.prefix)
+        self._receipts.announce(state.position, reservation.prefix)
         parts = self._upload(reservation.prefix, patience)
         key = f"{reservation.prefix.rstrip('/')}/{TRAINER_STATE_FILE}"
         document = state.model_dump_json(indent=1).encode()
         parts.append(patience.persist(lambda: put_part(self._store, key, document)))
-        self._receipts.hand_in(state.step, self._rank, Receipt(parts=tuple(parts)))
-        receipts = self._receipts.collect(state.step, self._ranks, patience.deadline, self._stop)
+        self._receipts.hand_in(state.position, self._rank, Receipt(parts=tuple(parts)))
+        receipts = self._receipts.collect(state.position, self._ranks, patience.deadline, self._stop)
         failures = [f"rank {rank}: {receipt.failure}" for rank, receipt in enumerate(receipts) if receipt.failure]
         if failures:
             raise GaveUp("; ".join(failures))
@@ -186,7 +186,7 @@ class Saver:
             patience.persist(lambda: prepare(state.step))
         patience.persist(lambda: catalogue.commit(commit))
         self._listener.checkpoint_committed(
-            Saved(reservation.name, state.step, save.stall_seconds, time.monotonic() - save.started)
+            Saved(reservation.name, state.position, save.stall_seconds, time.monotonic() - save.started)
         )
 
     def _upload(self, prefix: str, patience: Patience) -> list[Part]:
@@ -199,7 +199,7 @@ class Saver:
         def delayed(error: Exception) -> None:
             save.delays += 1
             if save.delays == 1:
-                self._listener.checkpoint_delayed(save.state.step, error)
+                self._listener.checkpoint_delayed(save.state.position, error)
 
         return delayed
 
@@ -213,5 +213,9 @@ def _commit(reservation: Reservation, state: TrainerState, parts: Sequence[Part]
         tokens=state.tokens,
         metrics={name: value for name, value in metrics.items() if value is not None},
         parent=state.lineage.parent,
-        lineage={**state.lineage.model_dump(exclude={"parent"}), "sample_cursor": state.sample_cursor},
+        lineage={
+            **state.lineage.model_dump(exclude={"parent"}),
+            "sample_cursor": state.sample_cursor,
+            "training_step": state.step,
+        },
     )

@@ -1,54 +1,56 @@
-"""What is saved: named tensors, each with the rows that this rank holds of it."""
+"""What is saved: named tensors, each with the box that this rank holds of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from longhaul_trainer.parallel.slices import local_slice
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from longhaul_trainer.optimizer.update import Update
+from longhaul_trainer.parallel.slices import Box, local_box
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """Rows ``offset`` .. ``offset + len(local)`` of a tensor; a scalar is held whole by every rank."""
+    """A box of a tensor, from ``offsets`` on; a scalar is held whole by every rank.
+
+    ``saved``: whether this rank's copy is the one that is written; of replicas one is enough.
+    """
 
     name: str
     local: Tensor
     shape: tuple[int, ...]
-    offset: int
+    offsets: tuple[int, ...]
+    saved: bool = True
 
 
-def model_slices(model: nn.Module) -> list[TensorSlice]:
-    """This rank's part of each parameter, by its full name."""
+def model_slices(model: nn.Module, *, copies: frozenset[str] = frozenset()) -> list[TensorSlice]:
+    """This rank's part of each parameter and lasting buffer, by its full name.
+
+    ``copies``: names that another rank saves, as it holds them too (a tied head at the end of a pipeline).
+    """
     found = []
     for name, parameter in model.named_parameters():
-        local, offset = local_slice(parameter)
-        found.append(TensorSlice(name, local, tuple(parameter.shape), offset))
+        found.append(_slice(name, tuple(parameter.shape), local_box(parameter), copies=name in copies))
+    lasting = model.state_dict(keep_vars=True).keys()
+    for name, buffer in model.named_buffers():
+        if name in lasting:
+            found.append(TensorSlice(name, buffer, tuple(buffer.shape), (0,) * buffer.dim()))
     return found
 
 
-def optimizer_slices(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[TensorSlice]:
-    """This rank's part of AdamW's moments and step counts, by ``{moment}.{parameter}``."""
+def optimizer_slices(model: nn.Module, optimizer: Update, *, copies: frozenset[str] = frozenset()) -> list[TensorSlice]:
+    """This rank's part of the optimizer's moments and step counts, by ``{moment}.{parameter}``."""
     found = []
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
-        for moment in MOMENTS:
-            local, offset = local_slice(state[moment])
-            found.append(TensorSlice(f"{moment}.{name}", local, tuple(parameter.shape), offset))
-        found.append(TensorSlice(f"step.{name}", local_slice(state["step"])[0], (), 0))
+        box, copied = local_box(parameter), name in copies
+        for moment, value in optimizer.state[parameter].items():
+            if value.dim() == 0:
+                found.append(TensorSlice(f"{moment}.{name}", local_box(value).local, (), (), not copied and box.first))
+            else:
+                found.append(_slice(f"{moment}.{name}", tuple(parameter.shape), local_box(value), copies=copied))
     return found
 
 
-def prepare_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Makes AdamW's state before its first step, as zeros, so that it can be restored into."""
-    for parameter in model.parameters():
-        if optimizer.state[parameter]:
-            continue
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
-        }
+def _slice(name: str, shape: tuple[int, ...], box: Box, *, copies: bool) -> TensorSlice:
+    return TensorSlice(name, box.local, shape, box.offsets, saved=box.first and not copies)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from longhaul_core.errors import DataLoss
 from longhaul_core.recipe import TrainerConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from longhaul_trainer.loop.anomaly import AnomalyState
 
 TRAINER_STATE_FILE = "trainer_state.json"
 
@@ -40,22 +42,34 @@ class RandomState(BaseModel):
 
 
 class TrainerState(BaseModel):
-    """Progress of a run after ``step`` updates, and the configuration that made it. ``shape``: the decoder's sizes."""
+    """Progress of a run after ``step`` updates, and the configuration that made it.
+
+    ``stage``: context stage that ``sample_cursor`` counts in. ``rewound_steps``: steps that were thrown away.
+    ``shape``: the decoder's sizes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     schema_: Literal["longhaul.trainer-state/v1"] = Field(default="longhaul.trainer-state/v1", alias="schema")
     step: int
     sample_cursor: int
+    stage: int = 0
+    rewound_steps: int = 0
     tokens: int
     epoch: int
+    anomalies: AnomalyState = AnomalyState()
     random: RandomState
     source_epochs: dict[str, float]
     loss: float | None = None
     validation_loss: float | None = None
     lineage: Lineage
-    shape: dict[str, int | float | bool]
+    shape: dict[str, Any]
     config: TrainerConfig
+
+    @property
+    def position(self) -> int:
+        """Number of the checkpoint: steps made, those thrown away included, so that it never falls."""
+        return self.step + self.rewound_steps
 
 
 def parse_trainer_state(key: str, data: bytes) -> TrainerState:

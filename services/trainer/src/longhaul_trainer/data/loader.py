@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from longhaul_core.errors import InvalidArgument
 
 from longhaul_trainer.data.samples import Batch, SampleOrder, stripe
 
 
-class Loader:
-    """Batches of one rank, by global cursor."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The samples of one step: context stage, first sample in the stage's order, number over all ranks."""
 
-    def __init__(self, order: SampleOrder, *, global_batch: int, rank: int, ranks: int) -> None:
-        if global_batch % ranks:
-            raise InvalidArgument(
-                f"{ranks} ranks do not divide the global batch of {global_batch} sequences",
-                violations=[("data.global_batch_size", f"must be a multiple of {ranks}")],
-            )
-        self._order = order
-        self._global_batch = global_batch
+    stage: int
+    cursor: int
+    samples: int
+
+
+class Loader:
+    """Batches of one data-parallel rank."""
+
+    def __init__(self, orders: Sequence[SampleOrder], *, rank: int, ranks: int) -> None:
+        self._orders = list(orders)
         self._rank, self._ranks = rank, ranks
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self._ahead: tuple[int, Future[Batch]] | None = None
+        self._ahead: tuple[Reading, Future[Batch]] | None = None
         self.wait_seconds = 0.0
 
-    def take(self, cursor: int) -> Batch:
-        """This rank's part of the step that starts at the cursor; begins to read the next step's."""
+    def take(self, now: Reading, following: Reading) -> Batch:
+        """This rank's part of a step; begins to read the step that probably follows."""
         started = time.perf_counter()
         ahead = self._ahead
-        pending = ahead[1] if ahead is not None and ahead[0] == cursor else self._read(cursor)
+        pending = ahead[1] if ahead is not None and ahead[0] == now else self._read(now)
         batch = pending.result()
         self.wait_seconds = time.perf_counter() - started
-        following = cursor + self._global_batch
         self._ahead = (following, self._read(following))
         return batch
 
@@ -41,6 +45,11 @@ class Loader:
         """Stops reading."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, cursor: int) -> Future[Batch]:
-        samples = stripe(cursor, self._global_batch, self._rank, self._ranks)
-        return self._thread.submit(self._order.read, samples)
+    def _read(self, reading: Reading) -> Future[Batch]:
+        if reading.samples % self._ranks:
+            raise InvalidArgument(
+                f"{self._ranks} ranks do not divide the global batch of {reading.samples} sequences",
+                violations=[("data.global_batch_size", f"must be a multiple of {self._ranks}")],
+            )
+        samples = stripe(reading.cursor, reading.samples, self._rank, self._ranks)
+        return self._thread.submit(self._orders[reading.stage].read, samples)

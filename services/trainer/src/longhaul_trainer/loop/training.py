@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from blake3 import blake3
@@ -12,42 +14,54 @@ from longhaul_core.recipe import TrainerConfig
 
 from longhaul_trainer.checkpoint.saver import UPLOAD_SECONDS, Saver
 from longhaul_trainer.checkpoint.trainer_state import TrainerState
-from longhaul_trainer.data.loader import Loader
-from longhaul_trainer.data.samples import SampleOrder
+from longhaul_trainer.data.loader import Loader, Reading
+from longhaul_trainer.data.samples import Batch, SampleOrder
+from longhaul_trainer.loop.anomaly import Rewind, Verdict, judge
 from longhaul_trainer.loop.control import Control
+from longhaul_trainer.loop.measurements import device_memory, expert_balance, same_result
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Measured, Stepper
 from longhaul_trainer.loop.stops import AnomalyStop, AttemptFailed, Preempted
 from longhaul_trainer.loop.throughput import Throughput
 from longhaul_trainer.loop.validation import Validation
-from longhaul_trainer.model import Decoder
-from longhaul_trainer.parallel.group import RankGroup
+from longhaul_trainer.parallel.gate import check_replicas
+from longhaul_trainer.parallel.grid import Grid
+from longhaul_trainer.parallel.sharding import Built
 from longhaul_trainer.wire import Phase, StepRow
 
 LONGEST_STALL_SECONDS = 5.0
 """How long a step waits for the upload before the one that is due; after that the save is put off."""
 
 
+class History(Protocol):
+    """Committed checkpoints, as the loop needs them."""
+
+    def go_back(self, maximum_position: int) -> TrainerState | None:
+        """Restores model and optimizer from the newest one of at most this position; None where there is none."""
+        ...
+
+
 @dataclass(slots=True)
 class Training:
     """Everything one worker needs to make steps; ``run`` makes them.
 
-    ``saved_step`` is the last step that was handed to the saver, or that was restored.
+    ``saved_position`` is the number of the last checkpoint that was handed to the saver, or that was restored.
     """
 
     config: TrainerConfig
-    group: RankGroup
-    model: Decoder
+    grid: Grid
+    built: Built
     stepper: Stepper
-    order: SampleOrder
+    orders: list[SampleOrder]
     loader: Loader
     validation: Validation
     saver: Saver
     reporter: Reporter
     control: Control
     throughput: Throughput
+    history: History
     state: TrainerState
-    saved_step: int
+    saved_position: int
     _overdue: bool = field(default=False, init=False)
     _stall_seconds: float = field(default=0.0, init=False)
 
@@ -55,11 +69,12 @@ class Training:
         """Makes all steps that are left and commits the last checkpoint.
 
         Raises:
-            AnomalyStop: loss or gradients are not finite.
+            AnomalyStop: loss or gradients are out of the ordinary and nothing helped.
             Preempted: a stop was requested and the checkpoint is committed.
             AttemptFailed: the last checkpoint could not be committed, or a newer epoch runs.
         """
         self.reporter.phase(Phase.STEPPING, self.state.step)
+        self._enter_stage(self.config.stage_at(self.state.step + 1))
         while self.state.step < self.config.steps:
             stop = self._make_step()
             if self.saver.superseded:
@@ -67,6 +82,11 @@ class Training:
             if stop and self.state.step < self.config.steps:
                 self._save_and_wait()
                 raise Preempted(f"Stopped after step {self.state.step}; the checkpoint is committed")
+        if self.state.anomalies.left_out:
+            raise AnomalyStop(
+                f"The last {self.state.anomalies.left_out} updates were left out",
+                action="look at the data and the learning rate, then resume from a checkpoint with more steps",
+            )
         self._save_and_wait()
         self.reporter.phase(Phase.FINISHING, self.state.step)
 
@@ -74,50 +94,161 @@ class Training:
         """One update, its metrics and what falls due after it; returns whether any rank was asked to stop."""
         started = time.perf_counter()
         step = self.state.step + 1
-        seed_step(self.config.seed, step, self.group.rank)
-        batch = self.loader.take(self.state.sample_cursor)
+        batch = self._next_batch(step)
         control = self.control
         signals = (self.saver.busy, control.stop_requested, control.checkpoint_requested)
-        measured = self.stepper.measure(batch, [float(signal) for signal in signals])
-        self._require_finite(measured, step)
+        measured = self._measure(batch, step, [float(signal) for signal in signals])
+        verdict = self._judge(batch, step, measured)
         self._stall_seconds += self.saver.join_staging()
-        rate = self.stepper.apply(measured, step)
         busy, stop, wanted = (signal > 0 for signal in measured.signals)
-        self._advance(measured.loss)
+        if verdict in (Verdict.REWIND, Verdict.STOP):
+            self._rewind(step, measured, verdict)
+            return stop
+        rate = self._settle(measured, step, verdict)
+        self._advance(measured, verdict)
         seconds = time.perf_counter() - started
         validation_loss, by_source = self._validate_if_due()
+        self._compare_replicas_if_due()
         self._report(measured, rate, seconds, validation_loss, by_source)
         self._stall_seconds = 0.0
         self._save_if_due(busy=busy, wanted=wanted)
         return stop
 
-    def _require_finite(self, measured: Measured, step: int) -> None:
-        if math.isfinite(measured.loss) and math.isfinite(measured.gradient_norm):
-            return
-        message = f"Step {step}: loss {measured.loss} and gradient norm {measured.gradient_norm} are not finite"
-        if self.group.rank == 0:
-            data: dict[str, str | float] = {"step": step, "loss": str(measured.loss)}
-            self.reporter.event("ANOMALY", "LOSS_NOT_FINITE", message, data)
-        raise AnomalyStop(message, action="resume from an earlier checkpoint with a lower learning rate")
+    def _next_batch(self, step: int) -> Batch:
+        stage = self.config.stage_at(step)
+        if stage != self.state.stage:
+            self._enter_stage(stage)
+        now = Reading(stage, self.state.sample_cursor, self.config.global_batch_at(step))
+        after = self.config.stage_at(step + 1)
+        cursor = now.cursor + now.samples if after == stage else 0
+        return self.loader.take(now, Reading(after, cursor, self.config.global_batch_at(step + 1)))
 
-    def _advance(self, loss: float) -> None:
-        state, config = self.state, self.config
-        cursor = state.sample_cursor + config.data.global_batch_size
-        self.state = state.model_copy(
+    def _enter_stage(self, stage: int) -> None:
+        """Takes up the stage's rotary base; its samples are counted from zero."""
+        rotary = self.built.model.rotary
+        theta = self.config.rope_theta_of_stage(stage)
+        if rotary is not None and rotary.theta != theta:
+            rotary.theta = theta
+            rotary.fill()
+        if stage != self.state.stage:
+            self.state = self.state.model_copy(update={"stage": stage, "sample_cursor": 0})
+
+    def _measure(self, batch: Batch, step: int, signals: Sequence[float]) -> Measured:
+        seed_step(self.config.seed, step, self.grid.group.rank)
+        size = self.config.data_of_stage(self.config.stage_at(step)).micro_batch_size
+        return self.stepper.measure(batch, signals, size)
+
+    def _judge(self, batch: Batch, step: int, measured: Measured) -> Verdict:
+        """The verdict, after a second computation where the first is beyond belief."""
+        known, config = self.state.anomalies, self.config.anomalies
+        loss, norm = measured.loss, measured.gradient_norm
+        verdict = judge(known, config, step, loss, norm, rerun=False)
+        if verdict is not Verdict.RERUN:
+            return verdict
+        self.stepper.discard()
+        again = self._measure(batch, step, [0.0] * len(measured.signals))
+        if not same_result(measured, again, exact=self.config.runtime.deterministic):
+            message = f"Step {step} gave loss {loss} and norm {norm}, then {again.loss} and {again.gradient_norm}"
+            self._event("NODE_SUSPECT", "RESULT_DIFFERS", message, step, again)
+            raise AttemptFailed(message, reason="RESULT_DIFFERS", action="the node that computed it is to be checked")
+        return judge(known, config, step, loss, norm, rerun=True)
+
+    def _settle(self, measured: Measured, step: int, verdict: Verdict) -> float:
+        """Takes the update or leaves it out; returns the learning rate."""
+        if verdict is Verdict.TAKE:
+            return self.stepper.apply(measured, step, self.state.anomalies.rate_factor)
+        self.stepper.discard()
+        cause = "NOT_FINITE" if not math.isfinite(measured.loss + measured.gradient_norm) else "SPIKE"
+        message = f"Step {step} left out: loss {measured.loss}, gradient norm {measured.gradient_norm}"
+        self._event("UPDATE_SKIPPED", cause, message, step, measured)
+        return 0.0
+
+    def _rewind(self, step: int, measured: Measured, verdict: Verdict) -> None:
+        """Goes back to an earlier checkpoint and leaves out the batches around the failure."""
+        config = self.config.anomalies
+        self.stepper.discard()
+        self.saver.finish(UPLOAD_SECONDS)
+        state = self.state
+        earlier = None
+        if verdict is Verdict.REWIND:
+            earlier = self._earlier_state()
+        if earlier is None:
+            message = f"Step {step}: loss {measured.loss}, gradient norm {measured.gradient_norm}; nothing has helped"
+            self._event("ANOMALY", "ANOMALY_PERSISTS", message, step, measured)
+            raise AnomalyStop(message, action="look at the data and the learning rate, then resume from a checkpoint")
+        batch = self.config.global_batch_at(step)
+        reached = state.sample_cursor + batch if earlier.stage == state.stage else 0
+        cursor = max(earlier.sample_cursor + config.skip_batches * batch, reached)
+        rewind = Rewind(
+            failed_step=step,
+            step=earlier.step,
+            stage=earlier.stage,
+            skipped_from=earlier.sample_cursor,
+            skipped_to=cursor,
+        )
+        anomalies = state.anomalies.rewound(rewind, config.rate_cut)
+        self.state = earlier.model_copy(
             update={
-                "step": state.step + 1,
                 "sample_cursor": cursor,
-                "tokens": state.tokens + config.tokens_per_step,
-                "loss": loss,
+                "anomalies": anomalies,
+                "rewound_steps": state.rewound_steps + step - earlier.step,
+                **{name: getattr(state, name) for name in ("epoch", "lineage", "config")},
             }
         )
+        self._enter_stage(self.state.stage)
+        message = (
+            f"Step {step}: back to step {earlier.step}; samples {rewind.skipped_from} to {cursor} are left out, "
+            f"learning rate × {anomalies.rate_factor:g}"
+        )
+        self._event("REWOUND", "PERSISTENT_SPIKE", message, step, measured)
+        self._start_save()
+
+    def _earlier_state(self) -> TrainerState | None:
+        """That of `rewind_steps` before; in a young run, the newest one before the failure."""
+        position = self.state.position
+        for maximum in (position - self.config.anomalies.rewind_steps, position - self.state.anomalies.left_out):
+            earlier = self.history.go_back(maximum) if maximum > 0 else None
+            if earlier is not None:
+                return earlier
+        return None
+
+    def _event(self, kind: str, cause: str, message: str, step: int, measured: Measured) -> None:
+        if self.grid.group.rank == 0:
+            data: dict[str, str | float] = {
+                "step": step,
+                "loss": str(measured.loss),
+                "norm": str(measured.gradient_norm),
+            }
+            self.reporter.event(kind, cause, message, data)
+
+    def _advance(self, measured: Measured, verdict: Verdict) -> None:
+        state, step, config = self.state, self.state.step + 1, self.config
+        known = state.anomalies
+        if verdict is Verdict.TAKE:
+            known = known.observe(measured.loss, measured.gradient_norm, config.anomalies.window_steps)
+        else:
+            known = known.leave_out()
+        self.state = state.model_copy(
+            update={
+                "step": step,
+                "sample_cursor": state.sample_cursor + config.global_batch_at(step),
+                "tokens": state.tokens + config.tokens_at(step),
+                "loss": measured.loss if verdict is Verdict.TAKE else state.loss,
+                "anomalies": known,
+            }
+        )
+
+    def _compare_replicas_if_due(self) -> None:
+        every = self.config.anomalies.replica_check_steps
+        if every and self.state.step % every == 0:
+            check_replicas(self.built.model, self.grid.group)
 
     def _validate_if_due(self) -> tuple[float | None, dict[str, float]]:
         every, step = self.config.validation.every_steps, self.state.step
         if not every or (step % every and step != self.config.steps):
             return None, {}
         self.reporter.phase(Phase.VALIDATING, step)
-        loss, by_source = self.validation.measure(self.model, self.group)
+        loss, by_source = self.validation.measure(self.built.model, self.stepper, self.grid)
         self.state = self.state.model_copy(update={"validation_loss": loss})
         self.reporter.phase(Phase.STEPPING, step)
         return loss, by_source
@@ -131,9 +262,10 @@ class Training:
         by_source: dict[str, float],
     ) -> None:
         self.reporter.phase(Phase.STEPPING, self.state.step)
-        if self.group.rank != 0:
+        if self.grid.group.rank != 0:
             return
         extra = {"valid_tokens": float(measured.valid_tokens)}
+        extra |= expert_balance(measured) | device_memory(self.grid.group.device)
         extra |= {f"validation_loss/{source}": loss for source, loss in by_source.items()}
         if validation_loss is not None:
             epochs = self.order.epochs(self.state.sample_cursor)
@@ -148,7 +280,7 @@ class Training:
                 learning_rate=rate,
                 gradient_norm=measured.gradient_norm,
                 tokens=self.state.tokens,
-                tokens_per_second=self.config.tokens_per_step / seconds,
+                tokens_per_second=self.config.tokens_at(self.state.step) / seconds,
                 step_seconds=seconds,
                 data_wait_seconds=self.loader.wait_seconds,
                 checkpoint_stall_seconds=self._stall_seconds,
@@ -159,8 +291,13 @@ class Training:
         )
 
     def _save_if_due(self, *, busy: bool, wanted: bool) -> None:
-        """Starts a save where one is due or overdue and no rank is still writing; the last step's save waits."""
+        """Starts a save where one is due or overdue and no rank is still writing; the last step's save waits.
+
+        Nothing is saved while updates are left out: what computes them may be worthless.
+        """
         step = self.state.step
+        if self.state.anomalies.left_out:
+            return
         due = step % self.config.checkpoint.every_steps == 0
         self._overdue |= wanted or due
         if not self._overdue or step == self.config.steps:
@@ -175,16 +312,16 @@ class Training:
         started = time.perf_counter()
         self.reporter.phase(Phase.CHECKPOINTING, self.state.step)
         self.saver.finish(LONGEST_STALL_SECONDS)
-        busy = self.group.sum([float(self.saver.busy)])[0] > 0
+        busy = self.grid.group.sum([float(self.saver.busy)])[0] > 0
         self._stall_seconds += time.perf_counter() - started
         self.reporter.phase(Phase.STEPPING, self.state.step)
         return busy
 
     def _start_save(self) -> None:
         self._overdue = False
-        self.saved_step = self.state.step
+        self.saved_position = self.state.position
         self.control.checkpoint_begun()
-        epochs = self.order.epochs(self.state.sample_cursor)
+        epochs = self.orders[self.state.stage].epochs(self.state.sample_cursor)
         self.state = self.state.model_copy(update={"source_epochs": epochs})
         self.saver.start(self.state)
 
@@ -192,7 +329,8 @@ class Training:
         """Commits the present step, after the save that may still be under way."""
         self.reporter.phase(Phase.CHECKPOINTING, self.state.step)
         committed = self.saver.finish(UPLOAD_SECONDS)
-        if self.saved_step != self.state.step and not self.saver.busy:
+        unsaved = self.saved_position != self.state.position and not self.state.anomalies.left_out
+        if unsaved and not self.saver.busy:
             self._start_save()
             committed = self.saver.finish(UPLOAD_SECONDS)
         if not committed:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from longhaul_core.recipe import TrainerConfig
 
 from longhaul_trainer.data.samples import IGNORED_LABEL, Batch, read_sequences
 from longhaul_trainer.data.tokens import TokenStream
-from longhaul_trainer.loop.step import split, summed_loss
+from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.model import Decoder
-from longhaul_trainer.parallel.group import RankGroup
+from longhaul_trainer.parallel.grid import Grid
 
 
 class Validation:
@@ -28,16 +27,16 @@ class Validation:
             for stream, count in zip(held, _quotas(held, length, config.validation.sequences), strict=True)
         ]
 
-    @torch.no_grad()
-    def measure(self, model: Decoder, group: RankGroup) -> tuple[float | None, dict[str, float]]:
+    def measure(self, model: Decoder, stepper: Stepper, grid: Grid) -> tuple[float | None, dict[str, float]]:
         """Loss over all sources, None where there is no held-out text, and loss by source."""
         sums: list[float] = []
+        model.eval()
         for batch in self._batches:
-            total = torch.zeros((), dtype=torch.float64, device=group.device)
-            for part in split(batch, self._config.data.micro_batch_size):
-                total += summed_loss(model, part, group.device)
-            sums += [float(total), float((batch.labels != IGNORED_LABEL).sum())]
-        sums = group.sum(sums) if sums else []
+            counted = grid.counts_loss and grid.rank("context") == 0
+            valid = float((batch.labels != IGNORED_LABEL).sum()) if counted else 0.0
+            sums += [stepper.evaluate(batch, self._config.data.micro_batch_size), valid]
+        model.train()
+        sums = grid.group.sum(sums) if sums else []
         losses, tokens = sums[0::2], sums[1::2]
         by_source = {n: x / t for n, x, t in zip(self.sources, losses, tokens, strict=True) if t}
         return (sum(losses) / sum(tokens) if sum(tokens) else None), by_source
@@ -54,7 +53,8 @@ def _share(stream: TokenStream, count: int, config: TrainerConfig, rank: int, ra
     """This rank's sequences, spread evenly over the source; every rank gets equally many, padded with masked ones."""
     length = config.data.sequence_length
     chosen = np.linspace(0, stream.sequences(length) - 1, count).astype(np.int64)
-    padded = -(-count // ranks) * ranks
+    whole = ranks * (min(config.data.micro_batch_size, -(-count // ranks)) if config.layout.stages > 1 else 1)
+    padded = -(-count // whole) * whole
     mine = np.resize(chosen, padded)[rank::ranks]
     batch = read_sequences(stream, mine, length, document_masking=config.data.document_masking)
     labels = batch.labels.copy()

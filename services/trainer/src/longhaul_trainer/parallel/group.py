@@ -12,7 +12,6 @@ import torch.distributed as dist
 from longhaul_core.net import is_loopback, split_address
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)
 _STORE_TIMEOUT = timedelta(seconds=120)
@@ -20,12 +19,11 @@ _STORE_TIMEOUT = timedelta(seconds=120)
 
 @dataclass(frozen=True, slots=True)
 class RankGroup:
-    """This process among the ranks of one epoch. A group that was never opened has no mesh."""
+    """This process among the ranks of one epoch."""
 
     rank: int
     size: int
     device: torch.device
-    mesh: DeviceMesh | None = None
     rendezvous: str = ""
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -36,14 +34,19 @@ class RankGroup:
         dist.all_reduce(vector)
         return [float(value) for value in vector.tolist()]
 
-    def gather_bytes(self, data: bytes) -> list[bytes]:
-        """The same number of bytes from each rank, in rank order."""
+    def gather_documents(self, document: bytes) -> list[bytes]:
+        """Bytes of any length from each rank, in rank order."""
         if self.size == 1:
-            return [data]
-        mine = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
+            return [document]
+        lengths = [int(length) for length in self._gather(torch.tensor([len(document)], device=self.device))]
+        padded = document.ljust(max(lengths), b"\0")
+        parts = self._gather(torch.frombuffer(bytearray(padded), dtype=torch.uint8).to(self.device))
+        return [part.cpu().numpy().tobytes()[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def _gather(self, mine: Tensor) -> list[Tensor]:
         theirs = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(theirs, mine)
-        return [part.cpu().numpy().tobytes() for part in theirs]
+        return theirs
 
     def connect_store(self) -> Store:
         """A connection of its own to the epoch's key-value store, for use in another thread."""
@@ -82,8 +85,7 @@ def open_group(
         timeout=COLLECTIVE_TIMEOUT,
         device_id=device if device.type == "cuda" else None,
     )
-    mesh = init_device_mesh(device.type, (size,), mesh_dim_names=("data",))
-    return RankGroup(rank, size, device, mesh, rendezvous)
+    return RankGroup(rank, size, device, rendezvous)
 
 
 def _open_store(rendezvous: str, listen_descriptor: int | None) -> Store:

@@ -49,11 +49,11 @@ def load_checkpoint(store: ObjectStore, reference: ManifestReference, device: to
     """Reads every model part, each verified by its digest."""
     manifest = read_referenced(store, reference)
     state = read_trainer_state(store, manifest)
-    shape = DecoderShape(**state.shape)  # type: ignore[arg-type]
+    shape = DecoderShape.from_document(state.shape)
     with torch.device("meta"):
         model = Decoder(shape)
     model.to_empty(device=device)
-    model.rotary.fill()
+    model.fill_buffers()
     restore_slices(store, manifest, MODEL_PART, model_slices(model))
     return LoadedCheckpoint(model.eval(), state, shape, manifest)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from longhaul_core.errors import DataLoss, InvalidArgument, LonghaulError
+from longhaul_core.errors import DataLoss, InvalidArgument, LonghaulError, NotFound
 from longhaul_core.ids import fingerprint
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import Manifest, read_manifest
@@ -28,11 +27,11 @@ from longhaul_trainer.checkpoint.restore import (
     restore_slices,
 )
 from longhaul_trainer.checkpoint.saver import Saver
-from longhaul_trainer.checkpoint.slices import model_slices, optimizer_slices, prepare_optimizer
+from longhaul_trainer.checkpoint.slices import model_slices, optimizer_slices
 from longhaul_trainer.checkpoint.trainer_state import Lineage, RandomState, TrainerState
 from longhaul_trainer.data.loader import Loader
 from longhaul_trainer.data.samples import SampleOrder
-from longhaul_trainer.data.token_set import TokenSet, open_token_set
+from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.loop.control import Control
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Stepper
@@ -40,9 +39,10 @@ from longhaul_trainer.loop.stops import AttemptFailed
 from longhaul_trainer.loop.throughput import make_throughput
 from longhaul_trainer.loop.training import Training
 from longhaul_trainer.loop.validation import Validation
-from longhaul_trainer.model import Decoder, DecoderShape
-from longhaul_trainer.optimizer.adamw import make_adamw
+from longhaul_trainer.model import DecoderShape
+from longhaul_trainer.optimizer.update import Update
 from longhaul_trainer.parallel.gate import check_initial_parameters
+from longhaul_trainer.parallel.grid import make_grid
 from longhaul_trainer.parallel.group import RankGroup
 from longhaul_trainer.parallel.sharding import build_model
 from longhaul_trainer.version import code_version
@@ -89,59 +89,69 @@ class Session:
         Data and sizes are checked first, so that what can never work fails at once and on every rank.
         """
         cache = Path(self.assignment.scratch_dir) / "tokens"
-        token_set = open_token_set(self.store, self.assignment.token_set_manifest_key, cache)
-        order, loader, validation = self._open_data(token_set)
-        shape = DecoderShape.resolve(self.config, token_set.extra.vocabulary_size)
+        self.token_set = open_token_set(self.store, self.assignment.token_set_manifest_key, cache)
+        orders, loader, validation = self._open_data()
+        shape = DecoderShape.resolve(self.config, self.token_set.extra.vocabulary_size)
         self.group = join()
-        model = build_model(shape, self.config, self.group)
-        optimizer = make_adamw(model, self.config.optimizer)
-        prepare_optimizer(model, optimizer)
+        grid = make_grid(self.group, self.config.layout, tied=shape.tied_embeddings)
+        self.built = build_model(shape, self.config, grid)
+        self.update = Update(self.built.model, self.config.optimizer)
         if self.assignment.resume_manifest_key:
-            state = self._restore(token_set, model, optimizer)
-            saved_step = state.step
+            state = self._resume()
+            saved_position = state.position
         else:
-            check_initial_parameters(model, self.group)
-            state, saved_step = self._initial_state(token_set, shape), -1
+            check_initial_parameters(self.built.model, self.group)
+            state, saved_position = self._initial_state(shape), -1
         return Training(
             config=self.config,
-            group=self.group,
-            model=model,
-            stepper=Stepper(model, optimizer, self.config, self.group),
-            order=order,
+            grid=grid,
+            built=self.built,
+            stepper=Stepper(self.built, self.update, self.config, grid),
+            orders=orders,
             loader=loader,
             validation=validation,
-            saver=self._make_saver(model, optimizer),
+            saver=self._make_saver(),
             reporter=self.reporter,
             control=self.control,
             throughput=make_throughput(shape, self.config, self.group),
+            history=self,
             state=state,
-            saved_step=saved_step,
+            saved_position=saved_position,
         )
 
-    def _open_data(self, token_set: TokenSet) -> tuple[SampleOrder, Loader, Validation]:
-        data, rank, ranks = self.config.data, self.assignment.rank, self.assignment.world_size
-        mixture = token_set.mixture(data.mixture)
+    def _open_data(self) -> tuple[list[SampleOrder], Loader, Validation]:
+        layout = self.config.check_world_size(self.assignment.world_size)
+        rank, ranks = layout.data_rank(self.assignment.rank), layout.data_parallel
+        orders = [self._open_order(stage) for stage in range(len(self.config.data.context_stages) + 1)]
+        loader = Loader(orders, rank=rank, ranks=ranks)
+        held_out = self.token_set.streams("valid", sorted(self.token_set.extra.sources))
+        return orders, loader, Validation(held_out, self.config, rank=rank, ranks=ranks)
+
+    def _open_order(self, stage: int) -> SampleOrder:
+        """The order of one context stage; each draws anew, by a seed of its own."""
+        data = self.config.data_of_stage(stage)
+        mixture = self.token_set.mixture(data.mixture)
         order = SampleOrder(
-            token_set.streams("train", list(mixture)),
+            self.token_set.streams("train", list(mixture)),
             list(mixture.values()),
             sequence_length=data.sequence_length,
-            seed=data.shuffle_seed,
+            seed=data.shuffle_seed + stage,
             document_masking=data.document_masking,
         )
-        order.require_epochs(self.config.steps * data.global_batch_size, data.maximum_epochs)
-        loader = Loader(order, global_batch=data.global_batch_size, rank=rank, ranks=ranks)
-        held_out = token_set.streams("valid", sorted(token_set.extra.sources))
-        return order, loader, Validation(held_out, self.config, rank=rank, ranks=ranks)
+        steps = range(1, self.config.steps + 1)
+        samples = sum(self.config.global_batch_at(step) for step in steps if self.config.stage_at(step) == stage)
+        order.require_epochs(samples, data.maximum_epochs)
+        return order
 
-    def _lineage(self, token_set: TokenSet) -> Lineage:
+    def _lineage(self) -> Lineage:
         runtime = self.config.runtime
         return Lineage(
             config_digest=fingerprint(self.config.model_dump(mode="json")),
-            token_set=token_set.manifest.name,
-            token_set_digest=token_set.manifest.digest,
-            tokenizer_key=token_set.extra.tokenizer.key,
-            tokenizer_digest=token_set.extra.tokenizer.digest,
-            eos_id=token_set.extra.eos_id,
+            token_set=self.token_set.manifest.name,
+            token_set_digest=self.token_set.manifest.digest,
+            tokenizer_key=self.token_set.extra.tokenizer.key,
+            tokenizer_digest=self.token_set.extra.tokenizer.digest,
+            eos_id=self.token_set.extra.eos_id,
             code_version=code_version(),
             torch_version=torch.__version__,
             world_size=self.group.size,
@@ -150,7 +160,7 @@ class Session:
             parent=self.assignment.resume_checkpoint,
         )
 
-    def _initial_state(self, token_set: TokenSet, shape: DecoderShape) -> TrainerState:
+    def _initial_state(self, shape: DecoderShape) -> TrainerState:
         return TrainerState(
             step=0,
             sample_cursor=0,
@@ -158,20 +168,20 @@ class Session:
             epoch=self.assignment.epoch,
             random=RandomState(seed=self.config.seed),
             source_epochs={},
-            lineage=self._lineage(token_set),
-            shape=asdict(shape),
+            lineage=self._lineage(),
+            shape=shape.to_document(),
             config=self.config,
         )
 
-    def _restore(self, token_set: TokenSet, model: Decoder, optimizer: torch.optim.Optimizer) -> TrainerState:
+    def _resume(self) -> TrainerState:
         self.reporter.phase(Phase.RESTORING, 0)
         begun = time.monotonic()
         manifest = read_manifest(self.store, self.assignment.resume_manifest_key)
         try:
-            state = self._load(manifest, model, optimizer)
+            state = self._load(manifest)
         except DataLoss as error:
             raise self._damaged(error) from error
-        lineage = self._lineage(token_set)
+        lineage = self._lineage()
         if state.lineage.token_set_digest != lineage.token_set_digest:
             _log.warning("token set differs from that of the checkpoint", checkpoint=manifest.name)
         _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step)
@@ -180,11 +190,23 @@ class Session:
             self.reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", data)
         return state.model_copy(update={"epoch": self.assignment.epoch, "lineage": lineage, "config": self.config})
 
-    def _load(self, manifest: Manifest, model: Decoder, optimizer: torch.optim.Optimizer) -> TrainerState:
+    def go_back(self, maximum_position: int) -> TrainerState | None:
+        """Restores the newest checkpoint of at most this position on every rank; None where there is none."""
+        found = self._find_earlier(maximum_position) if self.group.rank == 0 else b""
+        key = self.group.gather_documents(found)[0].decode()
+        return self._load(read_manifest(self.store, key)) if key else None
+
+    def _find_earlier(self, maximum_position: int) -> bytes:
+        try:
+            return self._catalogue().latest(maximum_position).manifest_key.encode()
+        except NotFound:
+            return b""
+
+    def _load(self, manifest: Manifest) -> TrainerState:
         state = read_trainer_state(self.store, manifest)
         for kind, slices in (
-            (MODEL_PART, model_slices(model)),
-            (OPTIMIZER_PART, optimizer_slices(model, optimizer)),
+            (MODEL_PART, model_slices(self.built.model)),
+            (OPTIMIZER_PART, optimizer_slices(self.built.model, self.update)),
         ):
             own = part_file_name(kind, self.group.rank, self.group.size)
             restore_slices(self.store, manifest, kind, slices, prefer=own)
@@ -199,12 +221,13 @@ class Session:
             _log.warning("damage not reported", error=str(unreported))
         return AttemptFailed(str(error), reason=error.reason, metadata=error.metadata)
 
-    def _make_saver(self, model: Decoder, optimizer: torch.optim.Optimizer) -> Saver:
-        rank, ranks = self.group.rank, self.group.size
-        images = [
-            PartImage(part_file_name(MODEL_PART, rank, ranks), model_slices(model)),
-            PartImage(part_file_name(OPTIMIZER_PART, rank, ranks), optimizer_slices(model, optimizer)),
-        ]
+    def _make_saver(self) -> Saver:
+        rank, ranks, built = self.group.rank, self.group.size, self.built
+        slices = {
+            MODEL_PART: model_slices(built.model, copies=built.copies),
+            OPTIMIZER_PART: optimizer_slices(built.model, self.update, copies=built.copies),
+        }
+        images = [PartImage(part_file_name(kind, rank, ranks), held) for kind, held in slices.items()]
         return Saver(
             images,
             self.store,

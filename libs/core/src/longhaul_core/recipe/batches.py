@@ -1,0 +1,49 @@
+"""How batches are drawn from the token set."""
+
+from typing import Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from longhaul_core.recipe.section import Section
+
+
+class BatchRamp(Section):
+    """A smaller global batch up to and including a step."""
+
+    until_step: PositiveInt
+    global_batch_size: PositiveInt
+
+
+class ContextStage(Section):
+    """A context length from a step on, with its own rotary base and batch; data are drawn anew in a new order."""
+
+    after_step: PositiveInt
+    sequence_length: PositiveInt
+    rope_theta: NonNegativeFloat = Field(0.0, description="0: as before")
+    global_batch_size: NonNegativeInt = Field(0, description="0: as before")
+    micro_batch_size: NonNegativeInt = Field(0, description="0: as before")
+    mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="empty: as before")
+
+
+class DataConfig(Section):
+    """How batches are drawn from the token set."""
+
+    sequence_length: PositiveInt = 256
+    global_batch_size: PositiveInt = Field(16, description="sequences an optimizer step, over all ranks")
+    micro_batch_size: PositiveInt = Field(8, description="sequences a rank holds at once; the rest is accumulated")
+    document_masking: bool = Field(True, description="attention stays inside a document")
+    shuffle_seed: NonNegativeInt = 0
+    maximum_epochs: PositiveFloat = Field(5.0, description="the run fails before a source is repeated more often")
+    mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="weights; empty: the token set's own")
+    batch_ramp: list[BatchRamp] = Field(default_factory=list, description="smaller batches at the beginning")
+    context_stages: list[ContextStage] = Field(default_factory=list, description="longer contexts later on")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name, steps in (
+            ("batch_ramp", [part.until_step for part in self.batch_ramp]),
+            ("context_stages", [stage.after_step for stage in self.context_stages]),
+        ):
+            if steps != sorted(set(steps)):
+                raise ValueError(f"{name}: steps must rise, not {steps}")
+        return self

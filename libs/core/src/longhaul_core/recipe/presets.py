@@ -1,0 +1,85 @@
+"""Published shapes, and tiny ones of each kind for tests and first runs."""
+
+from typing import Any
+
+_TINY: dict[str, Any] = {"hidden_size": 64, "layers": 4, "heads": 4, "kv_heads": 2, "ffn_size": 160}
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "baseline-1b": {
+        "hidden_size": 2048,
+        "layers": 16,
+        "heads": 32,
+        "kv_heads": 8,
+        "ffn_size": 8192,
+        "vocabulary_size": 128_256,
+        "rope_theta": 50_000.0,
+        "tied_embeddings": True,
+    },
+    "smollm3-3b": {
+        "hidden_size": 2048,
+        "layers": 36,
+        "heads": 16,
+        "kv_heads": 4,
+        "ffn_size": 11_008,
+        "vocabulary_size": 128_256,
+        "rope_theta": 50_000.0,
+        "norm_epsilon": 1e-6,
+        "nope_every": 4,
+        "tied_embeddings": True,
+    },
+    "llama-3-8b": {
+        "hidden_size": 4096,
+        "layers": 32,
+        "heads": 32,
+        "kv_heads": 8,
+        "ffn_size": 14_336,
+        "vocabulary_size": 128_256,
+        "rope_theta": 500_000.0,
+        "tied_embeddings": False,
+    },
+    "qwen3-30b-a3b": {
+        "hidden_size": 2048,
+        "layers": 48,
+        "heads": 32,
+        "kv_heads": 4,
+        "head_dimension": 128,
+        "ffn_size": 6144,
+        "vocabulary_size": 151_936,
+        "rope_theta": 1_000_000.0,
+        "norm_epsilon": 1e-6,
+        "qk_norm": True,
+        "tied_embeddings": False,
+        "moe": {"experts": 128, "experts_per_token": 8, "expert_size": 768, "balance_loss": 0.001},
+    },
+    "gpt2-124m": {
+        "hidden_size": 768,
+        "layers": 12,
+        "heads": 12,
+        "kv_heads": 12,
+        "ffn_size": 3072,
+        "vocabulary_size": 50_257,
+        "norm": "layernorm",
+        "activation": "gelu_tanh",
+        "position": "learned",
+        "attention_bias": True,
+        "ffn_bias": True,
+        "init": "depth_scaled",
+    },
+    "tiny": _TINY,
+    "tiny-moe": {**_TINY, "qk_norm": True, "moe": {"experts": 8, "experts_per_token": 2, "expert_size": 64}},
+    "tiny-hybrid": {
+        **_TINY,
+        "rotary_fraction": 0.5,
+        "hybrid": {"attention_every": 4, "attention_offset": 3, "heads": 4, "state_size": 16, "chunk": 32},
+    },
+    "tiny-gpt2": {
+        **_TINY,
+        "kv_heads": 4,
+        "norm": "layernorm",
+        "activation": "gelu_tanh",
+        "position": "learned",
+        "attention_bias": True,
+        "ffn_bias": True,
+    },
+}
+"""Values of `model` by the preset's name; what a recipe gives beside the preset wins."""

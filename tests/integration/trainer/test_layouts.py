@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from longhaul_core.recipe import TrainerConfig
 from longhaul_trainer.data.samples import Batch
 from longhaul_trainer.model import DecoderShape
-from rank_programs import gate, initial_values, merge, run_ranks, train
+from rank_programs import merge, run_ranks, train
 from test_numerics import make_batches
 
 SECTIONS: dict[str, Any] = {

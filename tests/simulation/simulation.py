@@ -489,7 +489,7 @@ class Simulation:
     async def _join(self, agent: Agent) -> None:
         assert self.process is not None
         run = await self.users.get(PROJECT, agent.run)
-        token = IDENTITY.issue(run.run.uid, agent.slot, agent.incarnation)
+        token = IDENTITY.issue(run.run.name, run.run.uid, agent.slot, agent.incarnation)
         arrival = Arrival(
             PROJECT, agent.run, agent.pod, agent.slot, agent.incarnation, 1, agent.epoch, agent.workers(), token
         )

@@ -182,7 +182,7 @@ async def test_token_is_required_of_all_calls_but_health(serve: Any, make_echo: 
     async with serve(echo, settings=guarded, token="word") as stub:
         for method in METHODS:
             await stub.call(method, b"a")
-    assert {principal.name for principal in echo.principals} == {"token"}
+    assert {principal.name for principal in echo.principals} == {"service"}
 
 
 async def test_blocking_channel_carries_token_deadline_and_errors(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ from longhaul.training.v1 import (
     training_run_pb2,
     training_run_pb2_grpc,
 )
+from longhaul_core.certificates.authority import KeyPair, create_authority, issue
 from longhaul_core.cluster.local.launch import running_nodes, start_node, stop_node
 from longhaul_core.rpc.client import connect_sync
+from longhaul_core.rpc.user_tokens import digest_of
 
 PARENT = "projects/lab"
+API_TOKEN, USER_TOKEN = "services-only", "lab-operator"
 TOKEN_SET = "projects/lab/tokenSets/words"
 DEADLINE_SECONDS = 240.0
 
@@ -62,7 +66,7 @@ class Upstream(
 ):
     """The watches of corpus and gpuhealth, with their promises: everything after a revision, then what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.revision = 0
         self.token_sets: dict[str, tuple[int, token_set_pb2.TokenSet]] = {}
         self.nodes: dict[str, tuple[int, node_health_pb2.NodeHealth]] = {}
@@ -73,7 +77,12 @@ class Upstream(
         token_set_pb2_grpc.add_TokenSetServiceServicer_to_server(self, self._server)
         corpus_build_pb2_grpc.add_CorpusBuildServiceServicer_to_server(self, self._server)
         node_health_pb2_grpc.add_NodeHealthServiceServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        loopback = "127.0.0.1:0"
+        if credentials is None:
+            port = self._server.add_insecure_port(loopback)
+        else:
+            port = self._server.add_secure_port(loopback, credentials)
+        self.address = f"127.0.0.1:{port}"
         self._server.start()
 
     def stop(self) -> None:
@@ -166,18 +175,40 @@ class Service:
             self.process.wait(timeout=30)
 
 
+def make_certificates(folder: Path) -> tuple[KeyPair, KeyPair]:
+    """An authority and a server's certificate, as files too."""
+    authority = create_authority("lab", datetime.now(UTC))
+    server = issue(authority, ["127.0.0.1"], datetime.now(UTC))
+    (folder / "authority.pem").write_bytes(authority.certificate)
+    (folder / "server.pem").write_bytes(server.certificate)
+    (folder / "server.key").write_bytes(server.key)
+    return authority, server
+
+
+def write_users(folder: Path) -> Path:
+    path = folder / "users.yaml"
+    path.write_text(f"users: [{{name: lab, role: operator, token_sha256: {digest_of(USER_TOKEN)}}}]")
+    return path
+
+
 class Lab:
-    """Everything a test of the training service needs, and a client's view of it."""
+    """Everything a test of the training service needs, and an operator's view of it, over TLS and with tokens."""
 
     def __init__(self, folder: Path, nodes: int) -> None:
         self.folder = folder
         self.cluster = folder / "cluster"
         self.objects_url = f"file://{folder / 'objects'}"
-        self.upstream = Upstream()
+        authority, server = make_certificates(folder)
+        self.upstream = Upstream(grpc.ssl_server_credentials([(server.key, server.certificate)]))
         self.training_port, checkpoint_port = free_port(), free_port()
         common = {
             "LONGHAUL_DATA_DIR": str(folder),
             "LONGHAUL_METRICS_ADDRESS": "",
+            "LONGHAUL_API_TOKEN": API_TOKEN,
+            "LONGHAUL_USERS_FILE": str(write_users(folder)),
+            "LONGHAUL_TLS_CERTIFICATE": str(folder / "server.pem"),
+            "LONGHAUL_TLS_KEY": str(folder / "server.key"),
+            "LONGHAUL_TLS_CA": str(folder / "authority.pem"),
             "LONGHAUL_TRAINING_ADDRESS": f"127.0.0.1:{self.training_port}",
             "LONGHAUL_CHECKPOINT_ADDRESS": f"127.0.0.1:{checkpoint_port}",
             "LONGHAUL_CORPUS_ADDRESS": self.upstream.address,
@@ -201,8 +232,9 @@ class Lab:
             start_node(self.cluster, node, gpus=1)
         self.checkpoint.start()
         self.training.start()
-        self.channel = connect_sync(f"127.0.0.1:{self.training_port}")
-        self.checkpoint_channel = connect_sync(f"127.0.0.1:{checkpoint_port}")
+        secure = {"token": USER_TOKEN, "tls_ca": authority.certificate}
+        self.channel = connect_sync(f"127.0.0.1:{self.training_port}", **secure)
+        self.checkpoint_channel = connect_sync(f"127.0.0.1:{checkpoint_port}", **secure)
         self.runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(self.channel)
         self.tasks: Any = task_pb2_grpc.TaskServiceStub(self.channel)
         self.plans: Any = plan_pb2_grpc.PlanServiceStub(self.channel)

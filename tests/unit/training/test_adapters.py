@@ -219,7 +219,7 @@ async def test_mirror_sees_changes_of_others_and_keeps_its_own_newer_ones(db: Da
 
 async def test_identity_is_one_for_all_replicas_and_binds_the_pod(db: Database) -> None:
     first, second = await load_identity(db, AT), await load_identity(db, AT)
-    token = first.issue("uid", 0, 1)
+    token = first.issue("projects/p/trainingRuns/r", "uid", 0, 1)
     assert second.accepts(token, "uid", 0, 1)
     assert not any(second.accepts(token, *other) for other in (("uid", 0, 2), ("uid", 1, 1), ("di", 0, 1)))
 

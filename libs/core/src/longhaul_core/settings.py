@@ -61,7 +61,13 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
 
     allow_insecure: bool = Field(False, description="serve other than loopback without TLS or token")
-    api_token: SecretStr = Field(SecretStr(""), description="bearer token that every call must carry; empty: none")
+    api_token: SecretStr = Field(
+        SecretStr(""), description="token by which services call one another; empty: callers are not asked who they are"
+    )
+    users_file: Path | None = Field(None, description="YAML of users, their roles and digests of their tokens")
+    pod_token_key: SecretStr = Field(
+        SecretStr(""), description="signs the tokens of training pods; empty: made from api_token"
+    )
     tls_certificate: Path | None = Field(None, description="PEM chain of the server; with tls_key")
     tls_key: Path | None = None
     tls_ca: Path | None = Field(None, description="PEM roots by which other services are trusted")

@@ -12,6 +12,8 @@ from longhaul.checkpoint.v1 import checkpoint_pb2_grpc
 from longhaul.common.v1 import resource_pb2
 from longhaul_core.db import Database, Page
 from longhaul_core.errors import InvalidArgument
+from longhaul_core.ids import Collection, ResourceName
+from longhaul_core.rpc.auth import current_principal, require_own_run
 from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
@@ -58,6 +60,7 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         return pb.RegisterEpochResponse(epoch=epoch)
 
     async def BeginCheckpoint(self, request: pb.BeginCheckpointRequest, context: Context) -> pb.Checkpoint:
+        require_own_run(request.training_run)
         run = convert.run_of(request.training_run)
         if request.world_size < 1:
             raise InvalidArgument("a world has at least one rank", violations=[("world_size", "is below 1")])
@@ -65,7 +68,7 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         return convert.checkpoint_to_proto(await self._parts.commits.begin(identity, request.world_size))
 
     async def CommitCheckpoint(self, request: pb.CommitCheckpointRequest, context: Context) -> pb.Checkpoint:
-        name = convert.checkpoint_name_of(request.name)
+        name = await self._own(request.name)
         row = await self._parts.commits.commit(
             name.project, name.id, request.epoch, convert.objects_of(request.parts), convert.description_of(request)
         )
@@ -139,7 +142,7 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
     async def VerifyCheckpoint(
         self, request: pb.VerifyCheckpointRequest, context: Context
     ) -> pb.VerifyCheckpointResponse:
-        name = convert.checkpoint_name_of(request.name)
+        name = await self._own(request.name)
         return convert.inspection_to_proto(await self._parts.inspector.verify(name.project, name.id))
 
     async def SetRetention(self, request: pb.SetRetentionRequest, context: Context) -> pb.Retention:
@@ -170,3 +173,11 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         row = await self._parts.db.read(lambda session: catalogue.get(session, name.project, name.id))
         task, prefix = await self._parts.exporter.start(records.checkpoint_of(row), request.format)
         return pb.ExportCheckpointResponse(task=task, prefix=prefix)
+
+    async def _own(self, name: str) -> ResourceName:
+        """The name of a checkpoint; a training pod gets at those of its own run only."""
+        found = convert.checkpoint_name_of(name)
+        if current_principal().pod is not None:
+            row = await self._parts.db.read(lambda session: catalogue.get(session, found.project, found.id))
+            require_own_run(str(ResourceName(found.project, Collection.TRAINING_RUNS, row.spec["run"])))
+        return found

@@ -115,6 +115,7 @@ class Assignment(_Message):
     object_store_url: str
     checkpoint_address: str
     token: SecretStr = SecretStr("")
+    tls_ca_pem: str = ""
     scratch_dir: str
     program: str = "train"
     node: str = ""

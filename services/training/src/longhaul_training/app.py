@@ -23,6 +23,7 @@ from longhaul.training.v1 import (
 )
 from longhaul_core.cluster import open_cluster
 from longhaul_core.cluster.liveness import LivenessRule
+from longhaul_core.rpc.auth import pod_key
 from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
 
@@ -76,7 +77,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     )
     runs, tasks, projects = RunStore(db, clock), TaskStore(db, clock), ProjectStore(db, clock)
     reports, experiments = ReportStore(db, objects, clock, MetricJournal(objects, rows_of)), ExperimentStore(db, clock)
-    identity = await load_identity(db, clock.now())
+    identity = await load_identity(db, clock.now(), pod_key(settings))
     await projects.ensure_default()
 
     leadership = Leadership(db, clock, context.address, settings.lease_seconds)

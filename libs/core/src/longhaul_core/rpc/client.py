@@ -55,7 +55,7 @@ def connect(
     address: str,
     *,
     token: str | None = None,
-    tls_ca: Path | None = None,
+    tls_ca: Path | bytes | None = None,
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
 ) -> grpc.aio.Channel:
     """Open a channel of the event loop; nothing is sent before the first call.
@@ -63,7 +63,7 @@ def connect(
     Args:
         address: host:port.
         token: Bearer token that each call carries.
-        tls_ca: PEM roots; with them the channel is TLS.
+        tls_ca: PEM roots, or a file of them; with them the channel is TLS.
         deadline_seconds: For unary calls that are given none.
     """
     interceptors: list[Any] = [
@@ -74,7 +74,7 @@ def connect(
     ]
     if tls_ca is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
-    credentials = grpc.ssl_channel_credentials(tls_ca.read_bytes())
+    credentials = grpc.ssl_channel_credentials(tls_ca if isinstance(tls_ca, bytes) else tls_ca.read_bytes())
     return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS, interceptors=interceptors)
 
 
@@ -82,14 +82,14 @@ def connect_sync(
     address: str,
     *,
     token: str | None = None,
-    tls_ca: Path | None = None,
+    tls_ca: Path | bytes | None = None,
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
 ) -> grpc.Channel:
     """Open a blocking channel, for worker processes and scripts; the arguments are those of `connect`."""
     if tls_ca is None:
         channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
     else:
-        credentials = grpc.ssl_channel_credentials(tls_ca.read_bytes())
+        credentials = grpc.ssl_channel_credentials(tls_ca if isinstance(tls_ca, bytes) else tls_ca.read_bytes())
         channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
     return grpc.intercept_channel(channel, _Blocking(token, deadline_seconds))
 

@@ -13,6 +13,7 @@ import grpc
 from longhaul_core.errors import DeadlineExceeded, ErrorCode, Internal, LonghaulError
 from longhaul_core.logging import get_logger
 from longhaul_core.metrics import RpcMetrics
+from longhaul_core.rpc.access import require_access
 from longhaul_core.rpc.auth import Authenticator, set_principal
 from longhaul_core.rpc.client import from_rpc_error
 from longhaul_core.rpc.handlers import Call, CallInterceptor, ServicerContext
@@ -97,9 +98,11 @@ class AuthenticationInterceptor(CallInterceptor):
 
     @asynccontextmanager
     async def around(self, call: Call, context: ServicerContext) -> AsyncIterator[None]:
-        """Refuse callers without credentials; note the others."""
+        """Refuse callers without credentials, or without the role that the method asks for; note the others."""
         if call.service_name not in OPEN_SERVICES:
-            set_principal(await self._authenticator.authenticate(call.method, call.metadata))
+            principal = await self._authenticator.authenticate(call.method, call.metadata)
+            require_access(principal, call.method)
+            set_principal(principal)
         yield
 
 

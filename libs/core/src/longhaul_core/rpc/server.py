@@ -28,7 +28,7 @@ from longhaul_core.metrics import (
 )
 from longhaul_core.objects import open_store
 from longhaul_core.objects.measured import MeasuredStore
-from longhaul_core.rpc.auth import OpenAuthenticator, TokenAuthenticator
+from longhaul_core.rpc.auth import open_authenticator
 from longhaul_core.rpc.handlers import CallInterceptor
 from longhaul_core.rpc.host import ServiceHost
 from longhaul_core.rpc.interceptors import (
@@ -135,11 +135,10 @@ async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[Serv
 
 
 def _interceptors(settings: ServiceSettings, metrics: Metrics) -> Sequence[CallInterceptor]:
-    token = settings.api_token.get_secret_value()
     return (
         TelemetryInterceptor(RpcMetrics(metrics)),
         ErrorInterceptor(),
-        AuthenticationInterceptor(TokenAuthenticator(token) if token else OpenAuthenticator()),
+        AuthenticationInterceptor(open_authenticator(settings, SystemClock())),
         DeadlineInterceptor(),
     )
 

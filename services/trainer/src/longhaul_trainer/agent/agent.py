@@ -65,6 +65,7 @@ class Agent:
             self._join,
             self._heartbeat,
             self._handle,
+            settings.tls_ca_pem.encode() or None,
         )
         self._workers: dict[int, Worker] = {}
         self._metrics = PodMetrics(settings, lambda: list(self._workers.values()))
@@ -181,6 +182,7 @@ class Agent:
             object_store_url=settings.object_store_url,
             checkpoint_address=settings.checkpoint_address,
             token=settings.agent_token,
+            tls_ca_pem=settings.tls_ca_pem,
             scratch_dir=str(settings.scratch_dir),
             program=command.program or "train",
             node=settings.node,

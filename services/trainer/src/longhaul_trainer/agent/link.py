@@ -48,9 +48,11 @@ class ControllerLink:
         join: Callable[[], agent_pb2.Join],
         heartbeat: Callable[[], agent_pb2.Heartbeat],
         handle: CommandHandler,
+        tls_ca: bytes | None = None,
     ) -> None:
         self._addresses = list(addresses)
         self._token = token
+        self._tls_ca = tls_ca
         self._outbox = outbox
         self._join = join
         self._heartbeat = heartbeat
@@ -83,7 +85,7 @@ class ControllerLink:
             address = self._addresses[turn % len(self._addresses)]
 
     async def _stream(self, address: str) -> None:
-        async with connect(address, token=self._token) as channel:
+        async with connect(address, token=self._token, tls_ca=self._tls_ca) as channel:
             welcomed = asyncio.Event()
             call = agent_pb2_grpc.AgentServiceStub(channel).Connect(self._requests(welcomed))
             try:

@@ -30,6 +30,7 @@ class AgentSettings(BaseSettings):
     gpus: int = Field(1, ge=0)
     scratch_dir: Path
     pod_ip: str = Field("", description="address at which other pods reach this one; empty: found by a route")
+    tls_ca_pem: str = Field("", description="PEM roots by which the services are trusted; empty: no TLS")
     log_level: str = "info"
     log_format: str = "json"
     metrics_address: str = Field("", description="host:port of /metrics; empty serves none")

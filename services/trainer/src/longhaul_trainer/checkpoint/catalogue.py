@@ -65,8 +65,8 @@ class Catalogue(Protocol):
 class CheckpointService:
     """Catalogue over gRPC; every call has a deadline and raises LonghaulError."""
 
-    def __init__(self, address: str, run: str, token: str) -> None:
-        self._channel = connect_sync(address, token=token or None)
+    def __init__(self, address: str, run: str, token: str, tls_ca: bytes | None = None) -> None:
+        self._channel = connect_sync(address, token=token or None, tls_ca=tls_ca)
         self._stub = checkpoint_pb2_grpc.CheckpointServiceStub(self._channel)
         self._run = run
 

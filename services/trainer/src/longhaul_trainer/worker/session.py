@@ -242,5 +242,8 @@ class Session:
     def _catalogue(self) -> CheckpointService:
         assignment = self.assignment
         return CheckpointService(
-            assignment.checkpoint_address, assignment.run_name, assignment.token.get_secret_value()
+            assignment.checkpoint_address,
+            assignment.run_name,
+            assignment.token.get_secret_value(),
+            assignment.tls_ca_pem.encode() or None,
         )

@@ -39,6 +39,7 @@ class PodEnvironment:
     tolerations: tuple[Toleration, ...] = ()
     grace_seconds: float = 30.0
     installation: str = ""
+    tls_ca_pem: str = ""
 
 
 def pod_environment(settings: TrainingSettings, address: str, installation: str) -> PodEnvironment:
@@ -61,6 +62,7 @@ def pod_environment(settings: TrainingSettings, address: str, installation: str)
         tolerations=tuple(_toleration(part) for part in _parts(settings.pod_tolerations)),
         grace_seconds=settings.pod_grace_seconds,
         installation=installation,
+        tls_ca_pem=settings.tls_ca.read_text() if settings.tls_ca is not None else "",
     )
 
 

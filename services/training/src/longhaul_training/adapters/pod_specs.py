@@ -61,7 +61,7 @@ def run_pod(
         "LONGHAUL_RUN": run.id,
         "LONGHAUL_SLOT": str(action.slot),
         "LONGHAUL_INCARNATION": str(action.incarnation),
-        "LONGHAUL_AGENT_TOKEN": identity.issue(run.uid, action.slot, action.incarnation),
+        "LONGHAUL_AGENT_TOKEN": identity.issue(run.name, run.uid, action.slot, action.incarnation),
         "LONGHAUL_CONTROLLER_ADDRESSES": environment.controller_addresses,
         "LONGHAUL_GRACE_SECONDS": f"{max(grace - FAREWELL_SECONDS, grace / 2):g}",
         **_metrics(environment),
@@ -142,6 +142,7 @@ def _common(project: str, pod: str, node: str, gpus: int, environment: PodEnviro
         "LONGHAUL_CHECKPOINT_ADDRESS": environment.checkpoint_address,
         "LONGHAUL_SCRATCH_DIR": str(environment.scratch_dir / project / pod),
         "LONGHAUL_LOG_LEVEL": environment.log_level,
+        **({"LONGHAUL_TLS_CA_PEM": environment.tls_ca_pem} if environment.tls_ca_pem else {}),
     }
 
 

@@ -265,11 +265,24 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* Before a removal: fails while runs or tasks live. */}}
+{{/* Before a removal: fails while runs or tasks live. After a refusal Helm takes no upgrade, so that a ConfigMap can force
+     it too; a variable that is not there stays `$(FORCE_REMOVAL)`. */}}
 {{- define "longhaul.guard" -}}
 {{- include "longhaul.hookJob" (dict
   "root" . "name" "guard" "events" "pre-delete" "weight" 0 "authority" "training" "retries" 0
-  "command" (concat (list "python" "-m" "longhaul_training.guard") (ternary (list "--force") list .Values.uninstall.force))
-  "env" (printf "- name: LONGHAUL_TRAINING_ADDRESS\n  value: %s%s%s"
-    (include "longhaul.addressOf" (dict "root" . "service" "training") | quote) (include "longhaul.token" .) (include "longhaul.trust" .))) }}
+  "command" (list "python" "-m" "longhaul_training.guard" (ternary "--force=true" "--force=$(FORCE_REMOVAL)" .Values.uninstall.force))
+  "env" (include "longhaul.guardEnvironment" . | trim)) }}
+{{- end -}}
+
+{{- define "longhaul.guardEnvironment" -}}
+- name: FORCE_REMOVAL
+  valueFrom:
+    configMapKeyRef:
+      name: {{ include "longhaul.releaseName" . }}-removal
+      key: force
+      optional: true
+- name: LONGHAUL_TRAINING_ADDRESS
+  value: {{ include "longhaul.addressOf" (dict "root" . "service" "training") | quote }}
+{{- include "longhaul.token" . }}
+{{- include "longhaul.trust" . }}
 {{- end -}}

@@ -74,7 +74,8 @@ def test_guard_without_an_answer_refuses_unless_forced(
     monkeypatch.setenv("LONGHAUL_TRAINING_ADDRESS", f"127.0.0.1:{free_port}")
     assert guard([]) == 1
     assert "cannot tell whether runs live" in capsys.readouterr().err
-    assert guard(["--force"]) == 0
+    assert guard(["--force=true"]) == 0
+    assert guard(["--force=$(FORCE_REMOVAL)"]) == 1
 
 
 async def test_guard_refuses_while_a_task_lives_and_lets_go_after_its_end(

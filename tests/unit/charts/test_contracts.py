@@ -193,7 +193,10 @@ def test_hooks_come_in_their_order() -> None:
     assert weights["longhaul-certificates"] < weights["longhaul-migrate"]
     assert weights["longhaul-guard"] < weights["longhaul-certificates-removal"]
     assert hook_command(rendering, "longhaul-migrate") == ["python", "-m", "longhaul_core.db.migrate"]
-    assert hook_command(rendering, "longhaul-guard") == ["python", "-m", "longhaul_training.guard"]
+    assert hook_command(rendering, "longhaul-guard") == [
+        *("python", "-m", "longhaul_training.guard"),
+        "--force=$(FORCE_REMOVAL)",
+    ]
 
 
 def test_counters_of_the_exporter_hold_every_signal_that_the_rules_read() -> None:

@@ -216,7 +216,7 @@ UMBRELLA: dict[str, Case] = {
         "admin", r'ADMIN_PASSWORD.*name: "admin"', under("observability.enabled", True)
     ),
     "uninstall.guard": Case(False, r"-Job/longhaul-guard"),
-    "uninstall.force": Case(True, r'Job/longhaul-guard.*"--force"'),
+    "uninstall.force": Case(True, r'Job/longhaul-guard.*"--force=true"'),
 }
 
 

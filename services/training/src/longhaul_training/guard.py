@@ -1,4 +1,4 @@
-"""`python -m longhaul_training.guard [--force]`: fails while runs or tasks live; the charts ask it before they go.
+"""`python -m longhaul_training.guard [--force=true]`: fails while runs or tasks live; charts ask it before they go.
 
 It asks the service at LONGHAUL_TRAINING_ADDRESS. A service that does not answer counts as one with live runs.
 """
@@ -22,13 +22,14 @@ EXIT_LIVE = 1
 ALL_PROJECTS = "projects/-"
 PAGE = 1000
 SHOWN = 10
+FORCE = "--force=true"
 
-_HINT = "cancel them (longhaul runs cancel NAME) or wait; to go on all the same see `uninstall.force`"
+_HINT = "cancel them (longhaul runs cancel NAME) or wait; docs/deploy.md says how to go on all the same"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 where nothing lives, or with `--force`; else say what lives."""
-    force = "--force" in arguments
+    """Return 0 where nothing lives, or when forced; else say what lives."""
+    force = FORCE in arguments
     try:
         settings = load_settings(TrainingSettings)
         with (

@@ -13,7 +13,7 @@ import pytest
 import torch
 from longhaul_core.manifests import read_manifest
 from longhaul_core.objects import open_store
-from longhaul_core.tasks import ManifestReference, ScoreArguments, ScoreResult, ScoreSelection
+from longhaul_core.tasks import BurnInResult, ManifestReference, ScoreArguments, ScoreResult, ScoreSelection
 from safetensors.torch import load
 from trainer_harness import EOS, World, finish, start_workers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -28,12 +28,13 @@ def checkpoint(world: World) -> ManifestReference:
     return ManifestReference(name="last", manifest_key=key, digest=read_manifest(open_store(world.url), key).digest)
 
 
-def run_task(world: World, program: str, arguments: str) -> subprocess.CompletedProcess[str]:
+def run_task(world: World, program: str, arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {
         "LONGHAUL_TASK_ARGUMENTS": arguments,
         "LONGHAUL_TASK_RESULT_KEY": RESULT_KEY,
         "LONGHAUL_OBJECT_STORE_URL": world.url,
         "LONGHAUL_SCRATCH_DIR": str(world.folder / "task-scratch"),
+        **more,
     }
     command = [sys.executable, "-m", "longhaul_trainer.tasks", program]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
@@ -158,10 +159,24 @@ def test_export_is_loaded_by_transformers_with_the_same_logits(
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
-def test_burnin_on_a_cpu_measures_and_passes(world: World) -> None:
-    done = run_task(world, "burnin", json.dumps({"seconds": 0.4, "matrix_size": 128, "memory_bytes": 1 << 20}))
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_burnin_on_a_cpu_measures_and_passes(world: World, gpus: int) -> None:
+    arguments = json.dumps({"seconds": 0.4, "matrix_size": 128, "memory_bytes": 1 << 20})
+    done = run_task(world, "burnin", arguments, LONGHAUL_GPUS=str(gpus))
     assert done.returncode == 0, done.stderr
-    result = json.loads(open_store(world.url).get(RESULT_KEY))
-    assert result["passed"] is True
-    assert result["tflops"] > 0
-    assert result["bandwidth_gigabytes_per_second"] > 0
+    result = BurnInResult.model_validate_json(open_store(world.url).get(RESULT_KEY))
+    assert (result.passed, result.device, result.gpus, result.failures) == (True, "cpu", gpus, ())
+    of_device = {one.name for one in result.figures if one.gpu == gpus - 1}
+    assert of_device == {"bf16_tflops", "memory_bandwidth", "host_to_device", "device_to_host"}
+    assert ("all_reduce_bandwidth" in {one.name for one in result.figures}) is (gpus > 1)
+    assert all(one.value > 0 for one in result.figures)
+    assert result.memory_bytes_checked == gpus << 20
+
+
+def test_burnin_below_its_least_figures_fails_and_says_which(world: World) -> None:
+    arguments = {"seconds": 0.2, "matrix_size": 64, "memory_bytes": 1 << 16, "minimum_tflops": 1e6}
+    done = run_task(world, "burnin", json.dumps(arguments))
+    assert done.returncode == 0, done.stderr
+    result = BurnInResult.model_validate_json(open_store(world.url).get(RESULT_KEY))
+    assert not result.passed
+    assert "bf16_tflops of GPU 0" in result.failures[0]

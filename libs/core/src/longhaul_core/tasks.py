@@ -94,3 +94,37 @@ class ExportResult(_Document):
     schema_: Literal["longhaul.export/v1"] = Field(default="longhaul.export/v1", alias="schema")
     checkpoint_digest: str
     files: dict[str, str]
+
+
+class BurnInArguments(_Document):
+    """How hard and how long each device is tested. Zeros choose sizes that fit the device."""
+
+    seconds: float = Field(10.0, gt=0, le=3600)
+    matrix_size: int = Field(0, ge=0)
+    memory_bytes: int = Field(0, ge=0)
+    minimum_tflops: float = Field(0.0, ge=0)
+    minimum_bandwidth_gigabytes: float = Field(0.0, ge=0)
+    peer_share: float = Field(0.1, gt=0, lt=1)
+
+
+class BurnInFigure(_Document):
+    """One figure of one device (-1: of the node as a whole); greater is better."""
+
+    gpu: int
+    name: str
+    value: float
+    unit: str
+
+
+class BurnInResult(_Document):
+    """What was measured; `failures` is empty where the node passed. `device` is the model, or `cpu`."""
+
+    device: str
+    gpus: int
+    passed: bool
+    failures: tuple[str, ...]
+    figures: tuple[BurnInFigure, ...]
+    memory_bytes_checked: int
+    memory_errors: int
+    product_mismatches: int
+    seconds: float

@@ -28,6 +28,7 @@ from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
 
 from longhaul_training.adapters.attention import Attention
+from longhaul_training.adapters.burn_ins import BurnInKeeper
 from longhaul_training.adapters.checkpoints import Checkpoints
 from longhaul_training.adapters.cluster_view import ClusterView, ViewOptions
 from longhaul_training.adapters.controller import Controller, Parts
@@ -114,6 +115,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     )
     controller = Controller(db, clock, parts, settings.limits(), wakeup)
     keeper = ExperimentKeeper(experiments, reports, leadership, clock)
+    burn_ins = BurnInKeeper(health, tasks, objects, leadership, clock)
 
     def leadership_changed() -> None:
         metrics.lead(leadership.term is not None)
@@ -160,9 +162,12 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     async def keep_experiments() -> None:
         await keeper.run(stop)
 
+    async def keep_burn_ins() -> None:
+        await burn_ins.run(stop)
+
     return ServiceDefinition(
         register=register,
-        background=(campaign, reconcile, follow_cluster, follow_health, listen, keep_experiments, close),
+        background=(campaign, reconcile, follow_cluster, follow_health, listen, keep_experiments, keep_burn_ins, close),
         on_drain=leadership.resign,
     )
 

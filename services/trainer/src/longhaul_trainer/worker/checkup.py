@@ -19,10 +19,11 @@ from longhaul_core.errors import LonghaulError
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import read_manifest
 from longhaul_core.objects import ObjectStore, open_store
+from longhaul_core.tasks import BurnInArguments
 
 from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.parallel.group import RankGroup, choose_device, open_group
-from longhaul_trainer.tasks.burnin import BurnInArguments, BurnInResult, check_device
+from longhaul_trainer.tasks.burnin_device import DeviceCheck, check_device, device_name
 from longhaul_trainer.wire import Assignment, Phase
 from longhaul_trainer.worker.channel import Channel
 
@@ -41,8 +42,9 @@ def check_pod(assignment: Assignment, channel: Channel) -> None:
     cuda = device.type == "cuda"
     seconds = 4.0 if cuda else 0.4
     # Before the ranks meet: a device that is broken must not be able to hang its partner for long.
-    result = check_device(device, BurnInArguments(seconds=seconds, memory_bytes=0 if cuda else 16 << 20))
-    lines = device_lines(result)
+    arguments = BurnInArguments(seconds=seconds, memory_bytes=0 if cuda else 16 << 20)
+    model = device_name(device)
+    lines = device_lines(check_device(device, arguments, seconds), model)
     group = open_group(
         assignment.rank,
         assignment.world_size,
@@ -60,20 +62,20 @@ def check_pod(assignment: Assignment, channel: Channel) -> None:
     ):
         lines.append(_guarded(name, check))
     failed = [line["check"] for line in lines if not line["passed"]]
-    _log.info("pod checked", failed=failed, device=result.device)
+    _log.info("pod checked", failed=failed, device=model)
     findings = json.dumps([{"node": assignment.node, **line} for line in lines])
-    data: dict[str, str | float] = {"findings": findings, "device": result.device}
+    data: dict[str, str | float] = {"findings": findings, "device": model}
     channel.event(NODE_CHECKED, "PREFLIGHT", f"{len(lines) - len(failed)} of {len(lines)} checks passed", data)
 
 
-def device_lines(result: BurnInResult) -> list[Line]:
+def device_lines(result: DeviceCheck, model: str) -> list[Line]:
     """The lines of a device: matrix products, and memory that keeps what was written."""
-    wrong = result.gemm_mismatches
-    gemm = f"{result.tflops:.2f} TFLOPS on {result.device}" + (f", {wrong} products differed" if wrong else "")
-    memory = f"{result.memory_bytes_checked >> 20} MiB checked, {result.memory_errors} wrong bytes"
+    wrong, tflops = result.mismatches, result.figure("bf16_tflops")
+    gemm = f"{tflops:.2f} TFLOPS on {model}" + (f", {wrong} products differed" if wrong else "")
+    memory = f"{result.memory_bytes >> 20} MiB checked, {result.memory_errors} wrong bytes"
     return [
-        _line("gemm", wrong == 0, gemm, result.tflops),
-        _line("gpu_memory", result.memory_errors == 0, memory, result.bandwidth_gigabytes_per_second),
+        _line("gemm", wrong == 0, gemm, tflops),
+        _line("gpu_memory", result.memory_errors == 0, memory, result.figure("memory_bandwidth")),
     ]
 
 

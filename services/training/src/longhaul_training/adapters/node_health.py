@@ -1,9 +1,10 @@
-"""Drain requests of gpuhealth, learnt by watching, and their acknowledgement."""
+"""Drain and burn-in requests of gpuhealth, learnt by watching, and the answers to them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from longhaul.gpuhealth.v1 import node_health_pb2, node_health_pb2_grpc
 from longhaul_core.clock import Clock
 from longhaul_core.errors import FailedPrecondition, NotFound, ResourceExhausted
 from longhaul_core.rpc.client import rpc_errors
+from longhaul_core.tasks import BurnInResult
 
 from longhaul_training.adapters.upstream import follow
 from longhaul_training.convert.common import seconds_of
@@ -22,14 +24,29 @@ WHO = "training"
 ACCUSE_TIMEOUT_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class BurnInRequest:
+    """A burn-in that gpuhealth asks for, on all GPUs of a node."""
+
+    node: str
+    session: str
+    gpus: int
+
+
 class NodeHealth:
-    """The drain requests that are not acknowledged yet, by node."""
+    """The drain requests that are not acknowledged yet and the burn-ins that are not reported yet, by node."""
 
     def __init__(self, channel: grpc.aio.Channel, clock: Clock, wake: Callable[[], None]) -> None:
         self._stub: Any = node_health_pb2_grpc.NodeHealthServiceStub(channel)
         self._clock = clock
         self._wake = wake
         self._drains: dict[str, DrainView] = {}
+        self._burn_ins: dict[str, BurnInRequest] = {}
+
+    @property
+    def burn_ins(self) -> Mapping[str, BurnInRequest]:
+        """Burn-ins to run, by node."""
+        return self._burn_ins
 
     @property
     def drains(self) -> Mapping[str, DrainView]:
@@ -38,7 +55,7 @@ class NodeHealth:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows the node health until `stop` is set."""
-        await follow("node health", self._open, self._handle, self._drains.clear, self._clock, stop)
+        await follow("node health", self._open, self._handle, self._forget, self._clock, stop)
 
     async def acknowledge(self, action: AcknowledgeDrain) -> None:
         """Says that a node carries no work any more; raises LonghaulError."""
@@ -60,6 +77,27 @@ class NodeHealth:
             return refusal.reason or "REFUSED"
         return "QUARANTINED"
 
+    async def report(self, request: BurnInRequest, result: BurnInResult) -> None:
+        """Says what a burn-in found; raises LonghaulError."""
+        figures = [
+            node_health_pb2.BurnInMeasurement(gpu=one.gpu, name=one.name, value=one.value, unit=one.unit)
+            for one in result.figures
+        ]
+        message = node_health_pb2.ReportBurnInRequest(
+            name=f"nodes/{request.node}",
+            session=request.session,
+            passed=result.passed,
+            message="; ".join(result.failures),
+            device=result.device,
+            measurements=figures,
+        )
+        with rpc_errors():
+            await self._stub.ReportBurnIn(message)
+
+    def _forget(self) -> None:
+        self._drains.clear()
+        self._burn_ins.clear()
+
     def _open(self, revision: int) -> AsyncIterator[Any]:
         stream: AsyncIterator[Any] = self._stub.WatchNodeHealth(
             node_health_pb2.WatchNodeHealthRequest(after_revision=revision)
@@ -72,6 +110,11 @@ class NodeHealth:
         node, drain = message.node.node, message.node.drain
         before = self._drains.get(node)
         deleted = message.type == resource_pb2.CHANGE_TYPE_DELETED
+        asked = message.node.burn_in
+        if deleted or not asked.session or asked.HasField("report_time"):
+            self._burn_ins.pop(node, None)
+        else:
+            self._burn_ins[node] = BurnInRequest(node, asked.session, len(message.node.gpus))
         if deleted or not drain.session or drain.HasField("acknowledge_time"):
             self._drains.pop(node, None)
         else:

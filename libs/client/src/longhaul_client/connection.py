@@ -15,10 +15,14 @@ DEFAULT_DATA_DIR = ".longhaul"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Addresses of the six services, the bearer token, and the data folder where they are local."""
+    """Addresses of the six services, the bearer token, and the data folder where they are local.
+
+    `tls_ca`: PEM roots; empty: those of the system; None: no TLS.
+    """
 
     addresses: Mapping[str, str]
     token: str | None = None
+    tls_ca: bytes | None = None
     data_dir: Path | None = None
 
 

@@ -24,6 +24,7 @@ from longhaul_core.rpc.client import connect_sync, from_rpc_error
 
 from longhaul_client import convert
 from longhaul_client.connection import Connection, default_data_dir, local_connection
+from longhaul_client.contexts import contexts_file, read_contexts
 from longhaul_client.recipes import Recipe
 
 MessageT = TypeVar("MessageT")
@@ -40,7 +41,8 @@ class Client:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._channels = {
-            service: connect_sync(address, token=connection.token) for service, address in connection.addresses.items()
+            service: connect_sync(address, token=connection.token, tls_ca=connection.tls_ca)
+            for service, address in connection.addresses.items()
         }
         ingest, corpus, training = (self._channels[name] for name in ("ingest", "corpus", "training"))
         self.ingestions = ingestion_pb2_grpc.IngestionServiceStub(ingest)
@@ -62,6 +64,13 @@ class Client:
     def local(cls, data_dir: Path | None = None) -> Self:
         """Connect to the services that `longhaul up` started on this machine."""
         return cls(local_connection(data_dir or default_data_dir()))
+
+    @classmethod
+    def context(cls, name: str = "") -> Self:
+        """Connect to an installation of `longhaul context list`; without a name to the current one."""
+        known = read_contexts(contexts_file())
+        chosen = known.get(name or known.current)
+        return cls(chosen.connection() if chosen is not None else local_connection(default_data_dir()))
 
     def __enter__(self) -> Self:
         return self

@@ -9,11 +9,12 @@ import typer
 from longhaul_core.errors import LonghaulError
 from longhaul_core.rpc.client import from_rpc_error
 
-from longhaul_client.cli import checkpoints, data, evals, nodes, report, run, runs, up
+from longhaul_client.cli import checkpoints, context, data, evals, nodes, report, run, runs, up
 from longhaul_client.cli.exit_codes import ExitCode, exit_code_of
 from longhaul_client.cli.output import error_console, print_error
 from longhaul_client.cli.session import Session
 from longhaul_client.connection import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR
+from longhaul_client.contexts import contexts_file, read_contexts
 
 # typer carries a click of its own and exports only some of its errors; this is the parent of those of usage.
 UsageError: Any = typer.BadParameter.__base__
@@ -32,16 +33,30 @@ app = typer.Typer(
 @app.callback()
 def main_options(
     context: typer.Context,
-    data_dir: Annotated[Path, typer.Option(envvar=DATA_DIR_VARIABLE, help="Folder of the local installation.")] = Path(
-        DEFAULT_DATA_DIR
-    ),
-    project: Annotated[str, typer.Option(envvar="LONGHAUL_PROJECT", help="Project of the resources.")] = "default",
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar=DATA_DIR_VARIABLE, help="Folder of the local installation.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(envvar="LONGHAUL_PROJECT", help="Project of the resources; else the context's.")
+    ] = None,
+    installation: Annotated[
+        str, typer.Option("--context", envvar="LONGHAUL_CONTEXT", help="Another installation than the current one.")
+    ] = "",
 ) -> None:
-    """Set what every command shares."""
-    context.obj = Session(data_dir=data_dir.absolute(), project=project)
+    """Set what every command shares. A data folder that is named means this machine, whatever context is current."""
+    cluster = None
+    if context.invoked_subcommand not in {"context", "token", "up", "down"} and (installation or data_dir is None):
+        known = read_contexts(contexts_file())
+        cluster = known.get(installation or known.current)
+    context.obj = Session(
+        data_dir=(data_dir or Path(DEFAULT_DATA_DIR)).absolute(),
+        project=project or (cluster.project if cluster is not None else "default"),
+        cluster=cluster,
+    )
 
 
 up.register(app)
+context.register(app)
 run.register(app)
 report.register(app)
 app.add_typer(runs.app, name="runs")

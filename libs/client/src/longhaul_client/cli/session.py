@@ -6,16 +6,18 @@ from pathlib import Path
 import typer
 from longhaul_core.errors import InvalidArgument
 
-from longhaul_client.connection import local_connection
+from longhaul_client.connection import Connection, local_connection
+from longhaul_client.contexts import ClusterContext
 from longhaul_client.sdk import Client
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The global options."""
+    """The global options; `cluster` is where the services are not this machine's."""
 
     data_dir: Path
     project: str
+    cluster: ClusterContext | None = None
 
     @property
     def parent(self) -> str:
@@ -24,7 +26,11 @@ class Session:
 
     def client(self) -> Client:
         """Connect to the services."""
-        return Client(local_connection(self.data_dir))
+        return Client(self.connection())
+
+    def connection(self) -> Connection:
+        """How to reach the services."""
+        return self.cluster.connection() if self.cluster is not None else local_connection(self.data_dir)
 
     def resource(self, name: str, collection: str) -> str:
         """Return the full name of a resource given by id or by full name."""

@@ -8,10 +8,11 @@ import typer
 
 from longhaul_client.cli.exit_codes import ExitCode
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
-from longhaul_client.cli.session import session_of
+from longhaul_client.cli.session import Session, session_of
 from longhaul_client.connection import local_connection
 from longhaul_client.local import UpOptions, control, load_layout
 from longhaul_client.local.layout import DEFAULT_PORT_BASE
+from longhaul_client.probing import probe
 
 
 def _port_base(value: str) -> str:
@@ -75,6 +76,9 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
     Example: longhaul status --json
     """
     session = session_of(context)
+    if session.cluster is not None:
+        _show_cluster(session, json)
+        return
     layout = load_layout(session.data_dir)
     if layout is None:
         local_connection(session.data_dir)
@@ -84,6 +88,18 @@ def status(context: typer.Context, json: JsonOption = False) -> None:
         print_json([asdict(row) for row in rows])
     else:
         _print_processes(rows)
+    if not all(row.serving for row in rows):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _show_cluster(session: Session, json: bool) -> None:
+    """Ask each service of another installation something small, with the user's token."""
+    with session.client() as client:
+        rows = [probe(client, name, session.parent) for name in client.connection.addresses]
+    if json:
+        print_json([asdict(row) for row in rows])
+    else:
+        print_table(["NAME", "STATE", "ADDRESS"], [(row.name, row.state, row.address) for row in rows], empty="none")
     if not all(row.serving for row in rows):
         raise typer.Exit(ExitCode.FAILED)
 

@@ -63,7 +63,7 @@ def connect(
     Args:
         address: host:port.
         token: Bearer token that each call carries.
-        tls_ca: PEM roots, or a file of them; with them the channel is TLS.
+        tls_ca: PEM roots, or a file of them, or empty for those of the system: the channel is TLS. None: it is not.
         deadline_seconds: For unary calls that are given none.
     """
     interceptors: list[Any] = [
@@ -74,7 +74,7 @@ def connect(
     ]
     if tls_ca is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
-    credentials = grpc.ssl_channel_credentials(tls_ca if isinstance(tls_ca, bytes) else tls_ca.read_bytes())
+    credentials = _credentials(tls_ca)
     return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS, interceptors=interceptors)
 
 
@@ -89,9 +89,14 @@ def connect_sync(
     if tls_ca is None:
         channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
     else:
-        credentials = grpc.ssl_channel_credentials(tls_ca if isinstance(tls_ca, bytes) else tls_ca.read_bytes())
+        credentials = _credentials(tls_ca)
         channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
     return grpc.intercept_channel(channel, _Blocking(token, deadline_seconds))
+
+
+def _credentials(tls_ca: Path | bytes) -> grpc.ChannelCredentials:
+    roots = tls_ca if isinstance(tls_ca, bytes) else tls_ca.read_bytes()
+    return grpc.ssl_channel_credentials(roots or None)
 
 
 def from_rpc_error(error: grpc.RpcError) -> LonghaulError:

@@ -63,6 +63,7 @@ class Reading:
     gpus: Mapping[int, GpuReading]
     unattributed: int = 0
     driver: str = ""
+    kernel_log: bool = False
 
     @property
     def has_gpus(self) -> bool:
@@ -77,7 +78,12 @@ class Reading:
                 gpus[index].absorb(gpu)
             else:
                 gpus[index] = gpu
-        return Reading(self.node, self.time, gpus, self.unattributed + other.unattributed, self.driver or other.driver)
+        kernel = self.kernel_log or other.kernel_log
+        for index, one in gpus.items():
+            if kernel and one.kernel_xids is None and index != NODE_LEVEL:
+                one.kernel_xids = {}
+        unattributed = self.unattributed + other.unattributed
+        return Reading(self.node, self.time, gpus, unattributed, self.driver or other.driver, kernel)
 
 
 @dataclass(slots=True)
@@ -141,7 +147,7 @@ class Attribution:
             earlier = gpu.signals.get(place.signal)
             if earlier is None or value > earlier:
                 gpu.signals[place.signal] = value
-        return Reading(node, time, gpus, self._unattributed, self._driver)
+        return Reading(node, time, gpus, self._unattributed, self._driver, self._kernel)
 
     def _learn(self, series: tuple[Series, ...]) -> None:
         places: list[_Place] = []

@@ -5,10 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PACKAGES := libs/protos libs/core libs/client services/ingest services/corpus services/training services/checkpoint services/evaluation services/gpuhealth services/trainer
+IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth test-cluster up down clean charts
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth test-cluster test-image images up down clean charts
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -38,6 +39,7 @@ charts: $(STAMP) ## regenerate schema, values and README of every chart from cha
 
 lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages
 	@$(BIN)/python scripts/generate_docs.py --check
+	@$(BIN)/python scripts/image_lists.py --check
 	@$(BIN)/python scripts/generate_chart_docs.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -74,6 +76,12 @@ test-cluster: $(STAMP) ## tests against the Kubernetes API of KUBECONFIG or KUBE
 	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then \
 	  echo "test-cluster: neither KUBECONFIG nor KUBEBUILDER_ASSETS is set: nothing was tested"; \
 	else $(BIN)/python -m pytest tests/cluster -m cluster; fi
+
+images: $(STAMP) ## build all images as OCI archives in build/images, without an engine
+	@for image in $(IMAGES); do $(BIN)/python scripts/build_image.py $$image || exit 1; done
+
+test-image: $(STAMP) ## build each image and start it as a pod would (root, apt, minutes)
+	@$(BIN)/python -m pytest tests/image -m image
 
 clean: ## remove caches and the demo's data
 	rm -rf .longhaul .mypy_cache .ruff_cache .pytest_cache build

@@ -230,7 +230,8 @@ def _datatrove_clusters(sample: Sequence[str], words: Any) -> set[frozenset[int]
         MinhashDedupCluster(str(folder / "buckets"), str(folder / "removed"), config, save_cluster_id=True).run(
             None, 0, 1
         )
-        pairs = np.fromfile(folder / "removed" / "000000.clusters", dtype="<u4").reshape(-1, 2)
+        found = folder / "removed" / "000000.clusters"  # not written where nothing is a duplicate
+        pairs = np.fromfile(found, dtype="<u4").reshape(-1, 2) if found.exists() else np.empty((0, 2), dtype=np.uint32)
     members: dict[int, set[int]] = {}
     for document, cluster in pairs.tolist():
         members.setdefault(cluster, set()).add(document)

@@ -99,7 +99,7 @@ def test_sequence_longer_than_a_side_is_refused() -> None:
 
 def test_accounting_refuses_lost_and_doubled_documents() -> None:
     outcomes = np.array([Outcome.TRAIN, Outcome.VALID, Outcome.DUPLICATE], dtype=np.uint8)
-    assert count_outcomes(outcomes) == {"train": 1, "valid": 1, "duplicate": 1, "contaminated": 0}
+    assert count_outcomes(outcomes) == {"train": 1, "valid": 1, "duplicate": 1, "contaminated": 0, "sampled_out": 0}
     check_accounting(3, outcomes, 2)
     for documents, written in ((4, 2), (3, 1), (3, 3)):
         with pytest.raises(Internal) as refused:

@@ -62,6 +62,9 @@ def corpus_build_spec(recipe: Recipe, *, dataset: str, tokenizer: str) -> corpus
             rows=corpus.deduplication.rows,
             seed=corpus.deduplication.seed,
             keep=corpus_build_pb2.KeepRule.Value(f"KEEP_RULE_{corpus.deduplication.keep.name}"),
+            keep_score=corpus.deduplication.keep_score,
+            paragraph_characters=corpus.deduplication.paragraph_characters,
+            substring_words=corpus.deduplication.substring_words,
         ),
         holdout=corpus_build_pb2.Holdout(**corpus.holdout.model_dump()),
         decontamination=corpus_build_pb2.Decontamination(
@@ -69,6 +72,8 @@ def corpus_build_spec(recipe: Recipe, *, dataset: str, tokenizer: str) -> corpus
             action=corpus_build_pb2.ContaminationAction.Value(
                 f"CONTAMINATION_ACTION_{corpus.decontamination.action.name}"
             ),
+            question_ngram=corpus.decontamination.question_ngram,
+            files=corpus.decontamination.files,
         ),
         evaluation_tasks=corpus_build_pb2.EvaluationTasks(**corpus.evaluation_tasks.model_dump()),
         tokenizer=_tokenizer_source(recipe, tokenizer),
@@ -78,6 +83,8 @@ def corpus_build_spec(recipe: Recipe, *, dataset: str, tokenizer: str) -> corpus
         sequence_length=recipe.training.data.sequence_length,
         shuffle_seed=corpus.shuffle_seed,
         shard_tokens=corpus.shard_tokens,
+        sampling=[corpus_build_pb2.SamplingRule(**rule.model_dump()) for rule in corpus.sampling],
+        maximum_repeats=corpus.maximum_repeats,
     )
 
 
@@ -87,7 +94,7 @@ def _tokenizer_source(recipe: Recipe, tokenizer: str) -> corpus_build_pb2.Tokeni
     return corpus_build_pb2.TokenizerSource(
         training=corpus_build_pb2.TokenizerTraining(
             vocabulary_size=recipe.tokenizer.vocabulary_size,
-            algorithm="bpe",
+            algorithm=recipe.tokenizer.algorithm.value,
             digits=recipe.tokenizer.digits.value,
             special_tokens=recipe.tokenizer.special_tokens,
             maximum_bytes=recipe.tokenizer.maximum_bytes,

@@ -65,12 +65,14 @@ def _absolute(recipe: Recipe, folder: Path) -> Recipe:
     ]
     tasks = recipe.corpus.evaluation_tasks
     tasks = tasks.model_copy(update={"files": [resolve(file) for file in tasks.files]})
+    checks = recipe.corpus.decontamination
+    checks = checks.model_copy(update={"files": list(map(resolve, checks.files))})
     tokenizer = recipe.tokenizer
     if tokenizer.path:
         tokenizer = tokenizer.model_copy(update={"path": resolve(tokenizer.path)})
     filters = [item.model_copy(update={"parameters": _resolved(item, resolve)}) for item in recipe.cleaning.filters]
     cleaning = recipe.cleaning.model_copy(update={"filters": filters})
-    corpus = recipe.corpus.model_copy(update={"evaluation_tasks": tasks})
+    corpus = recipe.corpus.model_copy(update={"evaluation_tasks": tasks, "decontamination": checks})
     changed = {"sources": sources, "cleaning": cleaning, "corpus": corpus, "tokenizer": tokenizer}
     return recipe.model_copy(update=changed)
 

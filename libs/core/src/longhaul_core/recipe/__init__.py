@@ -11,6 +11,8 @@ from longhaul_core.recipe.corpus import (
     EvaluationTasksConfig,
     HoldoutConfig,
     KeepRule,
+    SamplingRule,
+    TokenizerAlgorithm,
     TokenizerConfig,
 )
 from longhaul_core.recipe.layout import (
@@ -84,11 +86,13 @@ __all__ = [
     "RateStage",
     "Recomputation",
     "RuntimeConfig",
+    "SamplingRule",
     "ScheduleConfig",
     "ScheduleKind",
     "Section",
     "SourceConfig",
     "SourceKind",
+    "TokenizerAlgorithm",
     "TokenizerConfig",
     "TolerationConfig",
     "TrainerConfig",

@@ -12,6 +12,7 @@ class KeepRule(StrEnum):
 
     LONGEST = "longest"
     FIRST = "first"
+    BEST_SCORE = "best_score"
 
 
 class DeduplicationConfig(Section):
@@ -24,6 +25,13 @@ class DeduplicationConfig(Section):
     rows: PositiveInt = 8
     seed: NonNegativeInt = 1
     keep: KeepRule = KeepRule.LONGEST
+    keep_score: str = Field("", description="name of the score for best_score, such as quality")
+    paragraph_characters: NonNegativeInt = Field(
+        0, description="paragraphs so long that stood in an earlier document are cut out; 0: off"
+    )
+    substring_words: NonNegativeInt = Field(
+        0, description="passages of so many words that stood before anywhere are cut out; 0: off, 50 is usual"
+    )
 
 
 class HoldoutConfig(Section):
@@ -46,6 +54,8 @@ class DecontaminationConfig(Section):
 
     ngram: NonNegativeInt = Field(13, description="words; 0 switches it off")
     action: ContaminationAction = ContaminationAction.DROP
+    question_ngram: NonNegativeInt = Field(0, description="words of the n-grams of questions alone; 0: as ngram")
+    files: list[str] = Field(default_factory=list, description="further evaluation sets to check against, JSON lines")
 
 
 class EvaluationTasksConfig(Section):
@@ -58,20 +68,39 @@ class EvaluationTasksConfig(Section):
 
 
 class Digits(StrEnum):
-    """Whether digits are tokens of their own."""
+    """How numbers are split: digit by digit, in groups of three, or not."""
 
     INDIVIDUAL = "individual"
+    TRIPLES = "triples"
     NONE = "none"
 
 
-class TokenizerConfig(Section):
-    """A byte-level BPE trained on the corpus, or a tokenizer.json of the user's."""
+class TokenizerAlgorithm(StrEnum):
+    """What is trained: byte-level BPE, or unigram with byte fallback as in SentencePiece."""
 
-    path: str = Field("", description="a tokenizer.json to import; empty: train one")
+    BPE = "bpe"
+    UNIGRAM = "unigram"
+
+
+class TokenizerConfig(Section):
+    """A tokenizer trained on the corpus, or one of the user's."""
+
+    path: str = Field("", description="a tokenizer.json or SentencePiece model to import; empty: train one")
+    algorithm: TokenizerAlgorithm = TokenizerAlgorithm.BPE
     vocabulary_size: int = Field(4096, ge=257)
     digits: Digits = Digits.INDIVIDUAL
     special_tokens: list[str] = Field(default_factory=list)
     maximum_bytes: NonNegativeInt = Field(0, description="training text is sampled down to this; 0: all")
+
+
+class SamplingRule(Section):
+    """How often documents are taken: 0.5 takes half of them, 2 each twice. Rules that fit a document multiply."""
+
+    source: str = Field("", description="empty: every source")
+    score: str = Field("", description="name of a score, such as quality; empty: whatever the score")
+    minimum: float | None = Field(None, description="from this score on")
+    maximum: float | None = Field(None, description="below this score")
+    repeat: float = Field(gt=0)
 
 
 class CorpusConfig(Section):
@@ -82,5 +111,7 @@ class CorpusConfig(Section):
     decontamination: DecontaminationConfig = DecontaminationConfig()
     evaluation_tasks: EvaluationTasksConfig = EvaluationTasksConfig()
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="weights; empty: by size")
+    sampling: list[SamplingRule] = Field(default_factory=list)
+    maximum_repeats: PositiveFloat = Field(16.0, description="a document taken more often fails the build")
     shuffle_seed: NonNegativeInt = 0
     shard_tokens: PositiveInt = 100_000_000

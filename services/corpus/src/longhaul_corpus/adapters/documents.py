@@ -28,8 +28,9 @@ def open_shard(store: ObjectStore, key: str) -> pq.ParquetFile:
 
 
 def batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """Yield all documents as columns of Python values."""
-    for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=list(columns)):
+    """Yield all documents as columns of Python values; a column that an older dataset lacks is left out."""
+    there = [name for name in columns if name in file.schema_arrow.names]
+    for batch in file.iter_batches(batch_size=BATCH_DOCUMENTS, columns=there):
         yield batch.to_pydict()
 
 

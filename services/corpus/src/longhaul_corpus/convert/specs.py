@@ -1,11 +1,14 @@
 """Specs of builds and tokenizers: protobuf on one side, the domain on the other."""
 
+from typing import Literal
+
 from longhaul.corpus.v1 import corpus_build_pb2
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import Collection, parse_name
 
 from longhaul_corpus.domain.spec import (
     END_OF_TEXT,
+    MAXIMUM_REPEATS,
     SHARD_TOKENS,
     BuildSpec,
     Decontamination,
@@ -13,12 +16,25 @@ from longhaul_corpus.domain.spec import (
     EvaluationTasks,
     Holdout,
     MixtureWeight,
+    SamplingRule,
     TokenizerTraining,
 )
 
 _KEEP_RULES = {
     "longest": corpus_build_pb2.KEEP_RULE_LONGEST,
     "first": corpus_build_pb2.KEEP_RULE_FIRST,
+    "best_score": corpus_build_pb2.KEEP_RULE_BEST_SCORE,
+}
+_KeepName = Literal["longest", "first", "best_score"]
+_KEEP_NAMES: dict[int, _KeepName] = {
+    corpus_build_pb2.KEEP_RULE_FIRST: "first",
+    corpus_build_pb2.KEEP_RULE_BEST_SCORE: "best_score",
+}
+_ALGORITHMS: dict[str, Literal["bpe", "unigram"]] = {"bpe": "bpe", "unigram": "unigram"}
+_DIGITS: dict[str, Literal["individual", "triples", "none"]] = {
+    "individual": "individual",
+    "triples": "triples",
+    "none": "none",
 }
 _ACTIONS = {
     "drop": corpus_build_pb2.CONTAMINATION_ACTION_DROP,
@@ -54,18 +70,21 @@ def build_spec(spec: corpus_build_pb2.CorpusBuildSpec) -> BuildSpec:
         sequence_length=spec.sequence_length,
         shuffle_seed=spec.shuffle_seed,
         shard_tokens=spec.shard_tokens or SHARD_TOKENS,
+        sampling=tuple(map(_sampling_rule, spec.sampling)),
+        maximum_repeats=spec.maximum_repeats or MAXIMUM_REPEATS,
     )
 
 
 def tokenizer_training(training: corpus_build_pb2.TokenizerTraining, end_of_text: str) -> TokenizerTraining:
     """Return how a tokenizer is trained."""
-    if training.algorithm not in ("", "bpe"):
-        raise _unknown("training.algorithm", training.algorithm, "bpe")
-    if training.digits not in ("", "individual", "none"):
-        raise _unknown("training.digits", training.digits, "individual, none")
+    if training.algorithm not in ("", *_ALGORITHMS):
+        raise _unknown("training.algorithm", training.algorithm, ", ".join(_ALGORITHMS))
+    if training.digits not in ("", *_DIGITS):
+        raise _unknown("training.digits", training.digits, ", ".join(_DIGITS))
     return TokenizerTraining(
         vocabulary_size=training.vocabulary_size,
-        digits="none" if training.digits == "none" else "individual",
+        algorithm=_ALGORITHMS.get(training.algorithm, "bpe"),
+        digits=_DIGITS.get(training.digits, "individual"),
         special_tokens=tuple(training.special_tokens),
         end_of_text=end_of_text or END_OF_TEXT,
         maximum_bytes=training.maximum_bytes,
@@ -85,12 +104,18 @@ def build_spec_to_proto(spec: BuildSpec) -> corpus_build_pb2.CorpusBuildSpec:
             rows=rules.rows,
             seed=rules.seed,
             keep=_KEEP_RULES[rules.keep],
+            keep_score=rules.keep_score,
+            paragraph_characters=rules.paragraph_characters,
+            substring_words=rules.substring_words,
         ),
         holdout=corpus_build_pb2.Holdout(
             fraction=spec.holdout.fraction, maximum_documents=spec.holdout.maximum_documents, seed=spec.holdout.seed
         ),
         decontamination=corpus_build_pb2.Decontamination(
-            ngram=spec.decontamination.ngram, action=_ACTIONS[spec.decontamination.action]
+            ngram=spec.decontamination.ngram,
+            action=_ACTIONS[spec.decontamination.action],
+            question_ngram=spec.decontamination.question_ngram,
+            files=spec.decontamination.files,
         ),
         evaluation_tasks=corpus_build_pb2.EvaluationTasks(
             bits_per_byte_documents=tasks.bits_per_byte_documents,
@@ -105,6 +130,13 @@ def build_spec_to_proto(spec: BuildSpec) -> corpus_build_pb2.CorpusBuildSpec:
         sequence_length=spec.sequence_length,
         shuffle_seed=spec.shuffle_seed,
         shard_tokens=spec.shard_tokens,
+        sampling=[
+            corpus_build_pb2.SamplingRule(
+                source=rule.source, score=rule.score, minimum=rule.minimum, maximum=rule.maximum, repeat=rule.repeat
+            )
+            for rule in spec.sampling
+        ],
+        maximum_repeats=spec.maximum_repeats,
     )
 
 
@@ -129,7 +161,10 @@ def _deduplication(message: corpus_build_pb2.Deduplication) -> Deduplication:
         bands=message.bands or Deduplication().bands,
         rows=message.rows or Deduplication().rows,
         seed=message.seed,
-        keep="first" if message.keep == corpus_build_pb2.KEEP_RULE_FIRST else "longest",
+        keep=_KEEP_NAMES.get(message.keep, "longest"),
+        keep_score=message.keep_score,
+        paragraph_characters=message.paragraph_characters,
+        substring_words=message.substring_words,
     )
 
 
@@ -137,7 +172,22 @@ def _decontamination(spec: corpus_build_pb2.CorpusBuildSpec) -> Decontamination:
     if not spec.HasField("decontamination"):
         return Decontamination()
     cut = spec.decontamination.action == corpus_build_pb2.CONTAMINATION_ACTION_CUT
-    return Decontamination(ngram=spec.decontamination.ngram, action="cut" if cut else "drop")
+    return Decontamination(
+        ngram=spec.decontamination.ngram,
+        action="cut" if cut else "drop",
+        question_ngram=spec.decontamination.question_ngram,
+        files=tuple(spec.decontamination.files),
+    )
+
+
+def _sampling_rule(message: corpus_build_pb2.SamplingRule) -> SamplingRule:
+    return SamplingRule(
+        source=message.source,
+        score=message.score,
+        minimum=message.minimum if message.HasField("minimum") else None,
+        maximum=message.maximum if message.HasField("maximum") else None,
+        repeat=message.repeat,
+    )
 
 
 def _unknown(field: str, value: str, known: str) -> InvalidArgument:

@@ -60,16 +60,21 @@ def _flatten(parents: npt.NDArray[np.uint32]) -> None:
         parents[node] = parents[parents[node]]
 
 
-def keepers(labels: Ordinals, lengths: npt.NDArray[np.int64], *, longest: bool) -> Ordinals:
-    """Document kept of each document's cluster: the longest (ties: the first), or the first in dataset order.
+def keepers(
+    labels: Ordinals, lengths: npt.NDArray[np.int64], *, longest: bool, scores: npt.NDArray[np.float32] | None = None
+) -> Ordinals:
+    """Document kept of each document's cluster: the best score, the longest (ties: the first), or the first in order.
 
     Args:
         labels: cluster of each document: int64[documents].
         lengths: size of each document, any unit: int64[documents].
         longest: choose by size; otherwise by order.
+        scores: choose by these first, the highest; without a score (NaN) last: float32[documents].
     """
     ordinals = np.arange(len(labels), dtype=np.int64)
-    order = np.lexsort((ordinals, -lengths, labels)) if longest else np.lexsort((ordinals, labels))
+    preference = -lengths if longest else np.zeros(len(labels), dtype=np.int64)
+    worth = np.zeros(len(labels)) if scores is None else -np.nan_to_num(scores, nan=-np.inf)
+    order = np.lexsort((ordinals, preference, worth, labels))
     first_of_cluster = np.ones(len(order), dtype=np.bool_)
     first_of_cluster[1:] = labels[order][1:] != labels[order][:-1]
     kept = np.empty(len(labels), dtype=np.int64)

@@ -70,15 +70,16 @@ class Matches:
     positions: Integers
 
 
-def index_items(tasks: Sequence[Sequence[EvaluationItem]], gram_words: int) -> GramIndex:
-    """Index the grams of every item of every task."""
+def index_items(tasks: Sequence[Sequence[EvaluationItem]], gram_words: int, question_words: int = 0) -> GramIndex:
+    """Index the grams of every item of every task; those of questions alone may have a length of their own."""
     rows: list[tuple[Hashes, int, int, int, bool]] = []
     unchecked = np.zeros(len(tasks), dtype=np.int64)
     for task, items in enumerate(tasks):
         for number, item in enumerate(items):
             question = simplified_bytes(item.question)
             whole = simplified_bytes(f"{item.question} {item.answer}")
-            found = [(_grams(text, gram_words), text is question) for text in (question, whole)]
+            lengths = ((question, question_words or gram_words, True), (whole, gram_words, False))
+            found = [(_grams(text, length), alone) for text, length, alone in lengths]
             rows += [(hashes, words, task, number, alone) for (hashes, words), alone in found if len(hashes)]
             unchecked[task] += not any(len(hashes) for (hashes, _), _ in found)
     return _index(rows, unchecked)

@@ -39,6 +39,7 @@ class DocumentKeys:
         url: hash of the URL, 0 where there is none: uint64[documents].
         lengths: size of the text in bytes: int64[documents].
         banded: whether the document is long enough for a near-duplicate signature: bool[documents].
+        scores: what the document with the best score is chosen by: float32[documents]; None: not asked for.
     """
 
     text_high: Hashes
@@ -46,6 +47,7 @@ class DocumentKeys:
     url: Hashes
     lengths: npt.NDArray[np.int64]
     banded: Mask
+    scores: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def find_duplicates(keys: DocumentKeys, bands: Iterable[Hashes], policy: Duplica
         related.join_equal(digests, keys.banded)
         if policy.near:
             dropping.join_equal(digests, keys.banded)
-    kept = keepers(dropping.labels(), keys.lengths, longest=policy.keep_longest)
+    kept = keepers(dropping.labels(), keys.lengths, longest=policy.keep_longest, scores=keys.scores)
     return Duplicates(related.labels(), kept, _rules(texts, keys.url, kept, policy))
 
 

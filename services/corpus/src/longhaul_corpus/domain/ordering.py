@@ -22,5 +22,5 @@ def order_keys(content: Keys, seed: int, purpose: int) -> Keys:
         return value ^ (value >> np.uint64(31))
 
 
-SPLIT, SHUFFLE, TASKS, SAMPLE = 1, 2, 3, 4
+SPLIT, SHUFFLE, TASKS, SAMPLE, REPEAT, COPY = 1, 2, 3, 4, 5, 6
 """Purposes of `order_keys`."""

@@ -14,6 +14,7 @@ class Outcome(IntEnum):
     VALID = 1
     DUPLICATE = 2
     CONTAMINATED = 3
+    SAMPLED_OUT = 4
 
 
 Outcomes = npt.NDArray[np.uint8]
@@ -25,10 +26,17 @@ def count_outcomes(outcomes: Outcomes) -> dict[str, int]:
     return {outcome.name.lower(): int(numbers[outcome]) for outcome in Outcome}
 
 
-def check_accounting(documents_in: int, outcomes: Outcomes, documents_written: int) -> None:
-    """Raise Internal where documents were lost or doubled between the datasets and the shards."""
+def check_accounting(documents_in: int, outcomes: Outcomes, documents_written: int, extra_copies: int = 0) -> None:
+    """Raise Internal where documents were lost or doubled between the datasets and the shards.
+
+    Args:
+        documents_in: documents of the datasets.
+        outcomes: the end of each.
+        documents_written: documents in the shards.
+        extra_copies: how many of those sampling asked for beyond the first of each.
+    """
     counts = count_outcomes(outcomes)
-    expected = counts["train"] + counts["valid"]
+    expected = counts["train"] + counts["valid"] + extra_copies
     if documents_in != len(outcomes) or expected != documents_written:
         raise Internal(
             f"{documents_in} documents came in, {len(outcomes)} have an outcome, {expected} should be in the shards "

@@ -16,6 +16,9 @@ class Phase(StrEnum):
     PREPARE = "prepare"
     SIGNATURES = "signatures"
     DEDUPLICATE = "deduplicate"
+    PASSAGES = "passages"
+    JOIN = "join"
+    CUT = "cut"
     EVALUATION = "evaluation"
     DECONTAMINATE = "decontaminate"
     SETTLE = "settle"
@@ -27,14 +30,19 @@ class Phase(StrEnum):
 
 
 PHASES: tuple[Phase, ...] = tuple(Phase)
+PASSAGE_PARTS = 16
+"""Into how many parts the hashes of passages are spread: the join holds one of them at a time."""
 SHARE = {
     Phase.PREPARE: 0.01,
     Phase.SIGNATURES: 0.12,
     Phase.DEDUPLICATE: 0.04,
+    Phase.PASSAGES: 0.02,
+    Phase.JOIN: 0.01,
+    Phase.CUT: 0.01,
     Phase.EVALUATION: 0.03,
     Phase.DECONTAMINATE: 0.10,
     Phase.SETTLE: 0.02,
-    Phase.TOKENIZER: 0.35,
+    Phase.TOKENIZER: 0.31,
     Phase.TOKENISE: 0.25,
     Phase.LAYOUT: 0.01,
     Phase.SHUFFLE: 0.04,
@@ -58,8 +66,13 @@ def phase_items(phase: Phase, spec: BuildSpec, results: Results) -> Items:
     """Items of a phase after the signatures, from the results of the earlier ones."""
     if phase is Phase.DEDUPLICATE:
         return [{"shards": list(results[Phase.SIGNATURES])}]
+    if phase in (Phase.PASSAGES, Phase.CUT):
+        return _shards(results) if spec.deduplication.cuts_passages else []
+    if phase is Phase.JOIN:
+        return [{"part": part} for part in range(PASSAGE_PARTS)] if spec.deduplication.cuts_passages else []
     if phase is Phase.EVALUATION:
-        return [{"tasks": _one(results, Phase.PREPARE)["tasks"]}]
+        prepared = _one(results, Phase.PREPARE)
+        return [{"tasks": prepared["tasks"], "checks": prepared.get("checks", [])}]
     if phase is Phase.DECONTAMINATE:
         return _shards(results) if _checked(spec, results) else []
     if phase is Phase.SETTLE:
@@ -78,6 +91,7 @@ def phase_items(phase: Phase, spec: BuildSpec, results: Results) -> Items:
 def _everything(results: Results) -> dict[str, Any]:
     return {
         "deduplication": _one(results, Phase.DEDUPLICATE),
+        "passages": _passages(results),
         "evaluation": _one(results, Phase.EVALUATION),
         "outcomes": _one(results, Phase.SETTLE),
         "tokenizer": _one(results, Phase.TOKENIZER),
@@ -85,6 +99,15 @@ def _everything(results: Results) -> dict[str, Any]:
         "engines": sorted({str(result["engine"]) for result in results[Phase.TOKENISE]}),
         "shards": list(results[Phase.SHUFFLE]),
     }
+
+
+def _passages(results: Results) -> dict[str, int]:
+    """What cutting repeated passages took, over all shards; empty where it was not asked for."""
+    totals: dict[str, int] = {}
+    for result in results.get(Phase.CUT, ()):
+        for name, count in result.items():
+            totals[name] = totals.get(name, 0) + count
+    return totals
 
 
 def _one(results: Results, phase: Phase) -> dict[str, Any]:
@@ -96,7 +119,8 @@ def _shards(results: Results) -> Items:
 
 
 def _tasks(results: Results) -> Items:
-    return [{"name": task["name"]} for task in _one(results, Phase.EVALUATION)["tasks"]]
+    made = _one(results, Phase.EVALUATION)
+    return [{"name": task["name"]} for task in (*made["tasks"], *made.get("checks", ()))]
 
 
 def _checked(spec: BuildSpec, results: Results) -> bool:

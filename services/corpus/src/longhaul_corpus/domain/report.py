@@ -45,6 +45,7 @@ def build_report(
     *,
     deduplication: Json,
     outcomes: Json,
+    passages: Json,
     sources: Mapping[str, Json],
     weights: Mapping[str, float],
     largest_clusters: Sequence[Json],
@@ -57,6 +58,7 @@ def build_report(
     Args:
         deduplication: result of the deduplication step.
         outcomes: result of the decontamination step.
+        passages: what cutting repeated passages took; empty where it was off.
         sources: token, document and byte counts of each source by split.
         weights: mixture that sums to 1.
         largest_clusters: the biggest groups of near copies.
@@ -70,8 +72,10 @@ def build_report(
         "funnel": {
             "documents": deduplication["documents"],
             **{name: deduplication[f"duplicate_{name}"] for name in ("exact", "url", "near")},
-            **{name: outcomes[name] for name in ("duplicate", "contaminated", "train", "valid", "cut")},
+            **{name: outcomes[name] for name in ("duplicate", "contaminated", "sampled_out", "train", "valid", "cut")},
+            "extra_copies": outcomes["extra_copies"],
         },
+        "passages": dict(passages),
         "largest_clusters": list(largest_clusters),
         "decontamination": {"tasks": outcomes["tasks"], "common_grams": outcomes["common_grams"]},
         "tokenizer": tokenizer,

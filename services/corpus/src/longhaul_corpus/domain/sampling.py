@@ -7,7 +7,20 @@ import numpy.typing as npt
 
 from longhaul_corpus.domain.clusters import Mask
 from longhaul_corpus.domain.hashing import Hashes
-from longhaul_corpus.domain.ordering import SAMPLE, order_keys
+from longhaul_corpus.domain.ordering import REPEAT, SAMPLE, order_keys
+
+
+def sampled_copies(factors: npt.NDArray[np.float64], content: Hashes, seed: int) -> npt.NDArray[np.uint8]:
+    """How often each document is taken: the whole part of its factor, and once more by chance for the rest.
+
+    Args:
+        factors: how often on average, below 255: float64[documents].
+        content: content hash of each document: uint64[documents]; decides the chance, whatever the order.
+        seed: the recipe's seed.
+    """
+    whole = np.floor(factors)
+    chance = (order_keys(content, seed, REPEAT) >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+    return np.asarray(whole + (chance < factors - whole), dtype=np.uint8)
 
 
 def sample_bytes(candidates: Mask, content: Hashes, sizes: npt.NDArray[np.int64], budget: int, seed: int) -> Mask:

@@ -10,6 +10,7 @@ BYTE_ALPHABET = 256
 END_OF_TEXT = "<|endoftext|>"
 MAXIMUM_VOCABULARY = 1 << 24
 SHARD_TOKENS = 100_000_000
+MAXIMUM_REPEATS = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,27 @@ class Deduplication:
     bands: int = 14
     rows: int = 8
     seed: int = 1
-    keep: Literal["longest", "first"] = "longest"
+    keep: Literal["longest", "first", "best_score"] = "longest"
+    keep_score: str = ""
+    paragraph_characters: int = 0
+    substring_words: int = 0
+
+    @property
+    def cuts_passages(self) -> bool:
+        """Whether repeated paragraphs or runs of words are cut out of documents."""
+        return bool(self.paragraph_characters or self.substring_words)
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
         for name, value, maximum in (("ngram", self.ngram, 64), ("bands", self.bands, 256), ("rows", self.rows, 64)):
             if not 1 <= value <= maximum:
                 yield f"deduplication.{name}", f"{value} is not between 1 and {maximum}"
+        if (self.keep == "best_score") != bool(self.keep_score):
+            yield "deduplication.keep_score", "it is needed by the rule best_score, and by no other"
+        if self.paragraph_characters < 0:
+            yield "deduplication.paragraph_characters", f"{self.paragraph_characters} is negative"
+        if self.substring_words and not 5 <= self.substring_words <= 10_000:
+            yield "deduplication.substring_words", f"{self.substring_words} is neither 0 nor between 5 and 10000 words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +72,15 @@ class Decontamination:
 
     ngram: int = 13
     action: Literal["drop", "cut"] = "drop"
+    question_ngram: int = 0
+    files: tuple[str, ...] = ()
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
         if self.ngram and not 5 <= self.ngram <= 100:
             yield "decontamination.ngram", f"{self.ngram} is neither 0 nor between 5 and 100 words"
+        if self.question_ngram and not 5 <= self.question_ngram <= 100:
+            yield "decontamination.question_ngram", f"{self.question_ngram} is neither 0 nor between 5 and 100 words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +109,8 @@ class TokenizerTraining:
     """How a tokenizer is trained; `maximum_bytes` 0 takes all text."""
 
     vocabulary_size: int
-    algorithm: Literal["bpe"] = "bpe"
-    digits: Literal["individual", "none"] = "individual"
+    algorithm: Literal["bpe", "unigram"] = "bpe"
+    digits: Literal["individual", "triples", "none"] = "individual"
     special_tokens: tuple[str, ...] = ()
     end_of_text: str = END_OF_TEXT
     maximum_bytes: int = 0
@@ -111,6 +130,24 @@ class TokenizerTraining:
                 "tokenizer.training.vocabulary_size",
                 f"{self.vocabulary_size} is not between {least} (bytes and special tokens) and {MAXIMUM_VOCABULARY}",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRule:
+    """How often documents of a source, or with a score in [minimum, maximum), are taken."""
+
+    source: str = ""
+    score: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    repeat: float = 1.0
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is wrong with the values."""
+        if not self.repeat > 0:
+            yield "sampling.repeat", f"{self.repeat} is not above 0"
+        if (self.minimum is not None or self.maximum is not None) and not self.score:
+            yield "sampling.score", "bounds need the name of a score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +173,8 @@ class BuildSpec:
     sequence_length: int = 0
     shuffle_seed: int = 0
     shard_tokens: int = SHARD_TOKENS
+    sampling: tuple[SamplingRule, ...] = ()
+    maximum_repeats: float = MAXIMUM_REPEATS
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values, field by field."""
@@ -143,7 +182,8 @@ class BuildSpec:
             yield "datasets", "at least one dataset is needed"
         if bool(self.tokenizer) == (self.training is not None):
             yield "tokenizer", "exactly one of a tokenizer's name and its training is needed"
-        for part in (self.deduplication, self.holdout, self.decontamination, self.evaluation_tasks, self.training):
+        parts = (self.deduplication, self.holdout, self.decontamination, self.evaluation_tasks, self.training)
+        for part in (*parts, *self.sampling):
             if part is not None:
                 yield from part.violations()
         if self.sequence_length < 0:

@@ -44,6 +44,44 @@ def read_task_file(name: str, lines: Iterable[bytes]) -> tuple[TaskKind, list[di
     return kind, list(items.values())
 
 
+QUESTION_FIELDS = ("question", "query", "prompt", "context", "ctx", "problem", "input", "goal", "sentence", "text")
+ANSWER_FIELDS = ("answer", "target", "completion", "solution", "output")
+
+
+def read_check_file(name: str, lines: Iterable[bytes]) -> list[EvaluationItem]:
+    """Read an evaluation set that is only checked against: one item a line.
+
+    A line is a sample as lm-eval logs it (`doc` with `arguments` or `target`), or an object with a question and perhaps
+    an answer under one of the usual names, or with `choices` and the position of the right one.
+
+    Raises:
+        InvalidArgument: names the file, the line and what is wrong with it (EVALUATION_FILE_MALFORMED).
+    """
+    items = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            items.append(_check_item(name, number, _parse(name, number, line)))
+    if not items:
+        raise _malformed(name, 0, "it holds no item")
+    return items
+
+
+def _check_item(name: str, number: int, row: dict[str, Any]) -> EvaluationItem:
+    inner = row["doc"] if isinstance(row.get("doc"), dict) else row
+    question = next((inner[field] for field in QUESTION_FIELDS if isinstance(inner.get(field), str)), None)
+    if question is None:
+        wanted = ", ".join(f"`{field}`" for field in QUESTION_FIELDS)
+        raise _malformed(name, number, f"it has none of {wanted}")
+    answer = next((source[field] for source in (inner, row) for field in ANSWER_FIELDS if field in source), "")
+    choices = inner.get("choices")
+    if isinstance(choices, dict):
+        choices = choices.get("text")
+    gold = inner.get("gold", answer)
+    if isinstance(choices, list) and isinstance(gold, int) and 0 <= gold < len(choices):
+        answer = choices[gold]
+    return EvaluationItem(question, answer if isinstance(answer, str) else "")
+
+
 def evaluation_item(kind: TaskKind, row: dict[str, Any]) -> EvaluationItem:
     """What decontamination compares of an item: the question, and the right answer."""
     if kind is TaskKind.BITS_PER_BYTE:

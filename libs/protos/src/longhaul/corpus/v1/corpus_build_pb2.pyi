@@ -34,6 +34,8 @@ class _KeepRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KeepRule.Val
     """The one with the most characters."""
     KEEP_RULE_FIRST: _KeepRule.ValueType  # 2
     """The first in the order of the dataset."""
+    KEEP_RULE_BEST_SCORE: _KeepRule.ValueType  # 3
+    """The one with the highest score of the name in `keep_score`; documents without it come last."""
 
 class KeepRule(_KeepRule, metaclass=_KeepRuleEnumTypeWrapper):
     """Which document of a cluster of near-duplicates stays."""
@@ -44,6 +46,8 @@ KEEP_RULE_LONGEST: KeepRule.ValueType  # 1
 """The one with the most characters."""
 KEEP_RULE_FIRST: KeepRule.ValueType  # 2
 """The first in the order of the dataset."""
+KEEP_RULE_BEST_SCORE: KeepRule.ValueType  # 3
+"""The one with the highest score of the name in `keep_score`; documents without it come last."""
 Global___KeepRule: _TypeAlias = KeepRule  # noqa: Y015
 
 class _ContaminationAction:
@@ -83,6 +87,9 @@ class Deduplication(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    KEEP_SCORE_FIELD_NUMBER: _builtins.int
+    PARAGRAPH_CHARACTERS_FIELD_NUMBER: _builtins.int
+    SUBSTRING_WORDS_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
     """Unset: true."""
     minhash: _builtins.bool
@@ -95,6 +102,12 @@ class Deduplication(_message.Message):
     """Hashes a band; default 8."""
     seed: _builtins.int
     keep: Global___KeepRule.ValueType
+    keep_score: _builtins.str
+    """Name of the score for KEEP_RULE_BEST_SCORE, as ingest noted it."""
+    paragraph_characters: _builtins.int
+    """Paragraphs of at least this many characters that stood in an earlier document are cut out; 0: off."""
+    substring_words: _builtins.int
+    """Passages of at least this many words that stood before, anywhere, are cut out; 0: off."""
     def __init__(
         self,
         *,
@@ -105,10 +118,13 @@ class Deduplication(_message.Message):
         rows: _builtins.int = ...,
         seed: _builtins.int = ...,
         keep: Global___KeepRule.ValueType = ...,
+        keep_score: _builtins.str = ...,
+        paragraph_characters: _builtins.int = ...,
+        substring_words: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_minhash", b"_minhash", "exact", b"exact", "minhash", b"minhash"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_minhash", b"_minhash", "bands", b"bands", "exact", b"exact", "keep", b"keep", "minhash", b"minhash", "ngram", b"ngram", "rows", b"rows", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_minhash", b"_minhash", "bands", b"bands", "exact", b"exact", "keep", b"keep", "keep_score", b"keep_score", "minhash", b"minhash", "ngram", b"ngram", "paragraph_characters", b"paragraph_characters", "rows", b"rows", "seed", b"seed", "substring_words", b"substring_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
     _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015
@@ -158,18 +174,30 @@ class Decontamination(_message.Message):
 
     NGRAM_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    QUESTION_NGRAM_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     ngram: _builtins.int
     """Words; default 13; 0 switches it off."""
     action: Global___ContaminationAction.ValueType
+    question_ngram: _builtins.int
+    """Words of the n-grams of questions alone; 0: as `ngram`."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Evaluation sets to check against and not to evaluate with: JSON lines as lm-eval logs its samples, or with
+        question and answer. Absolute paths or object keys.
+        """
+
     def __init__(
         self,
         *,
         ngram: _builtins.int = ...,
         action: Global___ContaminationAction.ValueType = ...,
+        question_ngram: _builtins.int = ...,
+        files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "ngram", b"ngram"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "files", b"files", "ngram", b"ngram", "question_ngram", b"question_ngram"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -251,9 +279,9 @@ class TokenizerTraining(_message.Message):
     vocabulary_size: _builtins.int
     """Entries, special tokens included; a multiple of 128 is best."""
     algorithm: _builtins.str
-    """"bpe" (byte level)."""
+    """"bpe" (byte level) or "unigram" (SentencePiece's, with byte fallback)."""
     digits: _builtins.str
-    """"individual" splits digits, "none" leaves them."""
+    """"individual" makes each digit a token, "triples" splits numbers in groups of three from the left, "none" leaves them."""
     maximum_bytes: _builtins.int
     """Training text is sampled down to this; 0: all."""
     @_builtins.property
@@ -274,6 +302,51 @@ class TokenizerTraining(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenizerTraining: _TypeAlias = TokenizerTraining  # noqa: Y015
+
+@_typing.final
+class SamplingRule(_message.Message):
+    """How often the documents of a source, or those with a score in a range, are taken. Rules multiply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Empty: every source."""
+    score: _builtins.str
+    """Name of a score as ingest noted it; empty: whatever the score."""
+    minimum: _builtins.float
+    """From this score on; unset: no bound."""
+    maximum: _builtins.float
+    """Below this score; unset: no bound."""
+    repeat: _builtins.float
+    """0.5 takes half of the documents, 2 takes each twice."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        score: _builtins.str = ...,
+        minimum: _builtins.float | None = ...,
+        maximum: _builtins.float | None = ...,
+        repeat: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "maximum", b"maximum", "minimum", b"minimum"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "maximum", b"maximum", "minimum", b"minimum", "repeat", b"repeat", "score", b"score", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__maximum: _TypeAlias = _typing.Literal["maximum"]  # noqa: Y015
+    _WhichOneofArgType__maximum: _TypeAlias = _typing.Literal["_maximum", b"_maximum"]  # noqa: Y015
+    _WhichOneofReturnType__minimum: _TypeAlias = _typing.Literal["minimum"]  # noqa: Y015
+    _WhichOneofArgType__minimum: _TypeAlias = _typing.Literal["_minimum", b"_minimum"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maximum) -> _WhichOneofReturnType__maximum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum) -> _WhichOneofReturnType__minimum | None: ...
+
+Global___SamplingRule: _TypeAlias = SamplingRule  # noqa: Y015
 
 @_typing.final
 class MixtureWeight(_message.Message):
@@ -315,11 +388,15 @@ class CorpusBuildSpec(_message.Message):
     SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     SHUFFLE_SEED_FIELD_NUMBER: _builtins.int
     SHARD_TOKENS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    MAXIMUM_REPEATS_FIELD_NUMBER: _builtins.int
     sequence_length: _builtins.int
     """The sequence length that training will use; a set that holds no whole sequence is refused."""
     shuffle_seed: _builtins.int
     shard_tokens: _builtins.int
     """Tokens a shard file at most."""
+    maximum_repeats: _builtins.float
+    """A document that would be taken more often fails the build; 0: 16."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of datasets; they may not exist yet."""
@@ -338,6 +415,8 @@ class CorpusBuildSpec(_message.Message):
     def mixture(self) -> _containers.RepeatedCompositeFieldContainer[Global___MixtureWeight]:
         """Empty: each source by its size."""
 
+    @_builtins.property
+    def sampling(self) -> _containers.RepeatedCompositeFieldContainer[Global___SamplingRule]: ...
     def __init__(
         self,
         *,
@@ -351,10 +430,12 @@ class CorpusBuildSpec(_message.Message):
         sequence_length: _builtins.int = ...,
         shuffle_seed: _builtins.int = ...,
         shard_tokens: _builtins.int = ...,
+        sampling: _abc.Iterable[Global___SamplingRule] | None = ...,
+        maximum_repeats: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decontamination", b"decontamination", "deduplication", b"deduplication", "evaluation_tasks", b"evaluation_tasks", "holdout", b"holdout", "tokenizer", b"tokenizer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "decontamination", b"decontamination", "deduplication", b"deduplication", "evaluation_tasks", b"evaluation_tasks", "holdout", b"holdout", "mixture", b"mixture", "sequence_length", b"sequence_length", "shard_tokens", b"shard_tokens", "shuffle_seed", b"shuffle_seed", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "decontamination", b"decontamination", "deduplication", b"deduplication", "evaluation_tasks", b"evaluation_tasks", "holdout", b"holdout", "maximum_repeats", b"maximum_repeats", "mixture", b"mixture", "sampling", b"sampling", "sequence_length", b"sequence_length", "shard_tokens", b"shard_tokens", "shuffle_seed", b"shuffle_seed", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

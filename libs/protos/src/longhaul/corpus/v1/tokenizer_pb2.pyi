@@ -31,7 +31,7 @@ class TokenizerSpec(_message.Message):
     DATASETS_FIELD_NUMBER: _builtins.int
     END_OF_TEXT_FIELD_NUMBER: _builtins.int
     tokenizer_json: _builtins.bytes
-    """Content of a tokenizer.json; at most 32 MiB."""
+    """Content of a tokenizer.json or of a SentencePiece model; at most 32 MiB."""
     end_of_text: _builtins.str
     """Token that ends a document."""
     @_builtins.property

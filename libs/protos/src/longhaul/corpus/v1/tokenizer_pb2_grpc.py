@@ -67,7 +67,7 @@ class TokenizerServiceServicer:
     """
 
     def CreateTokenizer(self, request, context):
-        """Trains a tokenizer on datasets, or imports a tokenizer.json. Idempotent like every Create.
+        """Trains a tokenizer on datasets, or imports a tokenizer.json or SentencePiece model. Idempotent like every Create.
         Errors: INVALID_ARGUMENT; ALREADY_EXISTS (SPEC_DIFFERS).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,7 +34,7 @@ class TokenizerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TokenizerServiceAsyncStub: ...
     CreateTokenizer: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.CreateTokenizerRequest, _tokenizer_pb2.Tokenizer]
-    """Trains a tokenizer on datasets, or imports a tokenizer.json. Idempotent like every Create.
+    """Trains a tokenizer on datasets, or imports a tokenizer.json or SentencePiece model. Idempotent like every Create.
     Errors: INVALID_ARGUMENT; ALREADY_EXISTS (SPEC_DIFFERS).
     """
     GetTokenizer: _grpc.UnaryUnaryMultiCallable[_tokenizer_pb2.GetTokenizerRequest, _tokenizer_pb2.Tokenizer]
@@ -52,7 +52,7 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTokenizer: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.CreateTokenizerRequest, _tokenizer_pb2.Tokenizer]  # type: ignore[assignment]
-    """Trains a tokenizer on datasets, or imports a tokenizer.json. Idempotent like every Create.
+    """Trains a tokenizer on datasets, or imports a tokenizer.json or SentencePiece model. Idempotent like every Create.
     Errors: INVALID_ARGUMENT; ALREADY_EXISTS (SPEC_DIFFERS).
     """
     GetTokenizer: _aio.UnaryUnaryMultiCallable[_tokenizer_pb2.GetTokenizerRequest, _tokenizer_pb2.Tokenizer]  # type: ignore[assignment]
@@ -73,7 +73,7 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_pb2.CreateTokenizerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_pb2.Tokenizer, _abc.Awaitable[_tokenizer_pb2.Tokenizer]]:
-        """Trains a tokenizer on datasets, or imports a tokenizer.json. Idempotent like every Create.
+        """Trains a tokenizer on datasets, or imports a tokenizer.json or SentencePiece model. Idempotent like every Create.
         Errors: INVALID_ARGUMENT; ALREADY_EXISTS (SPEC_DIFFERS).
         """
 

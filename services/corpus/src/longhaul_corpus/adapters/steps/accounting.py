@@ -23,6 +23,8 @@ _SCHEMA = pa.schema(
         ("rule", pa.string()),
         ("duplicate_of", pa.string()),
         ("cluster", pa.int64()),
+        ("cluster_size", pa.int64()),
+        ("copies", pa.uint8()),
         ("source", pa.string()),
         ("url", pa.string()),
     ]
@@ -47,14 +49,19 @@ def _shard_accounting(workspace: Workspace, shard: Shard, ids: pa.Array, outcome
     rows = slice(shard.offset, shard.offset + shard.documents)
     names = np.array([outcome.name.lower() for outcome in Outcome])
     kept = workspace.column("documents/kept", np.int64, shard.offset, shard.documents)
-    stays = outcomes[rows] != Outcome.DUPLICATE
+    own = np.arange(shard.offset, shard.offset + shard.documents)
+    stays = (outcomes[rows] != Outcome.DUPLICATE) | (kept == own)
+    sizes = np.bincount(workspace.column("documents/cluster", np.int64))
+    clusters = workspace.column("documents/cluster", np.int64, shard.offset, shard.documents)
     described = open_shard(workspace.store, shard.key).read(columns=["source", "url"])
     columns = [
         ids.slice(shard.offset, shard.documents),
         pa.array(names[outcomes[rows]]),
         pa.array(rules[rows]),
         pa.array(ids.take(pa.array(kept)).to_pylist(), pa.string(), mask=stays),
-        pa.array(workspace.column("documents/cluster", np.int64, shard.offset, shard.documents)),
+        pa.array(clusters),
+        pa.array(sizes[clusters]),
+        pa.array(workspace.column("documents/copies", np.uint8, shard.offset, shard.documents)),
         described["source"].cast(pa.string()),
         described["url"].cast(pa.string()),
     ]
@@ -84,6 +91,7 @@ def _ids(workspace: Workspace) -> pa.Array:
 def _rules(workspace: Workspace, outcomes: Outcomes) -> Array:
     kinds = np.array(["", *(KINDS[rule] for rule in DuplicateRule if rule)], dtype=object)
     rules = kinds[workspace.column("documents/rule", np.uint8)]
+    rules[(rules == "") & (outcomes == Outcome.DUPLICATE)] = "passages"
     rules[outcomes != Outcome.DUPLICATE] = ""
     tasks, _ = read_verdicts(workspace)
     for ordinal, names in tasks.items():

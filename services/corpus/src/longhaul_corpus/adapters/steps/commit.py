@@ -11,6 +11,7 @@ from longhaul_corpus.adapters.steps.accounting import largest_clusters, write_ac
 from longhaul_corpus.adapters.steps.deduplicate import DUPLICATES_FILE
 from longhaul_corpus.adapters.steps.shuffle import SPLITS
 from longhaul_corpus.adapters.workspace import Array, Workspace, dump_context
+from longhaul_corpus.domain.mixture import WARN_REPEATS
 from longhaul_corpus.domain.outcomes import check_accounting
 from longhaul_corpus.domain.report import build_report, encoding_notes, validation_figures
 from longhaul_corpus.domain.tokenizer import token_dtype
@@ -59,7 +60,7 @@ def _manifest(workspace: Workspace, item: dict[str, Any]) -> Manifest:
     sources = _sources(workspace, item["shards"])
     outcomes = np.array(workspace.column("documents/final", np.uint8))
     written = sum(side["documents"] for sides in sources.values() for side in sides.values())
-    check_accounting(item["deduplication"]["documents"], outcomes, written)
+    check_accounting(item["deduplication"]["documents"], outcomes, written, item["outcomes"]["extra_copies"])
     validation = _validation(workspace, item, sources)
     parts = [Part.model_validate(part) for shard in item["shards"] for part in shard["parts"]]
     parts += [Part.model_validate(task["part"]) for task in item["evaluation"]["tasks"]]
@@ -107,7 +108,9 @@ def _content_digest(prefix: str, parts: list[Part]) -> str:
 def _counts(item: dict[str, Any], sources: dict[str, Any]) -> dict[str, int]:
     outcomes = item["outcomes"]
     tokens = {f"{split}_tokens": sum(sides[split]["tokens"] for sides in sources.values()) for split in SPLITS}
-    documents = {f"{name}_documents": outcomes[name] for name in ("train", "valid", "duplicate", "contaminated")}
+    documents = {
+        f"{name}_documents": outcomes[name] for name in ("train", "valid", "duplicate", "contaminated", "sampled_out")
+    }
     return {"documents": item["deduplication"]["documents"], **documents, **tokens}
 
 
@@ -147,6 +150,7 @@ def _report(workspace: Workspace, item: dict[str, Any], sources: dict[str, Any],
     report = build_report(
         deduplication=item["deduplication"],
         outcomes=item["outcomes"],
+        passages=item["passages"],
         sources={
             name: {
                 split: {field: value for field, value in side.items() if field != "shards"}
@@ -158,10 +162,25 @@ def _report(workspace: Workspace, item: dict[str, Any], sources: dict[str, Any],
         largest_clusters=largest_clusters(workspace),
         tokenizer={name: tokenizer[name] for name in ("digest", "vocabulary_size", "scores")},
         validation=validation,
-        notes=[*item["evaluation"]["notes"], *tokenizer["notes"], *encoding_notes(item["engines"])],
+        notes=[
+            *_repeat_notes(workspace),
+            *item["evaluation"]["notes"],
+            *tokenizer["notes"],
+            *encoding_notes(item["engines"]),
+        ],
     )
     text = json.dumps(report, sort_keys=True, indent=1, ensure_ascii=False).encode()
     return put_part(workspace.store, f"{workspace.context.prefix}/{REPORT}", text)
+
+
+def _repeat_notes(workspace: Workspace) -> list[str]:
+    """A warning for each rule that takes documents so often that they stop to be worth as much as new ones."""
+    often = [rule for rule in workspace.spec.sampling if rule.repeat > WARN_REPEATS]
+    return [
+        f"Sampling takes documents of {rule.source or 'every source'} {rule.repeat:g} times; beyond "
+        f"{WARN_REPEATS} repeats teach less and less."
+        for rule in often
+    ]
 
 
 def _duplicates_part(workspace: Workspace) -> Part:

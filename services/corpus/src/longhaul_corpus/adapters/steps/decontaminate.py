@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from longhaul_core.engine import report
 
-from longhaul_corpus.adapters.documents import open_shard, selected
 from longhaul_corpus.adapters.steps.evaluation import GRAMS
-from longhaul_corpus.adapters.workspace import Shard, Workspace
+from longhaul_corpus.adapters.steps.passages import dropped_documents
+from longhaul_corpus.adapters.steps.repeats import copies_of
+from longhaul_corpus.adapters.steps.texts import read_texts
+from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
 from longhaul_corpus.domain.contamination import (
     GramIndex,
     Matches,
@@ -36,10 +38,10 @@ def match_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     outcomes = workspace.column("documents/outcome", np.uint8, shard.offset, shard.documents)
     parts: list[Matches] = []
     wanted = outcomes == Outcome.TRAIN
-    for rows, columns in selected(open_shard(workspace.store, shard.key), ("text",), wanted):
-        for ordinal, text in zip(rows + shard.offset, columns["text"], strict=True):
-            parts.append(match_document(int(ordinal), simplified_bytes(text or ""), index))
-        report({"done": int(rows[-1]) + 1, "total": shard.documents})
+    for ordinals, texts in read_texts(workspace, shard, wanted, {}):
+        for ordinal, text in zip(ordinals.tolist(), texts, strict=True):
+            parts.append(match_document(ordinal, simplified_bytes(text), index))
+        report({"done": int(ordinals[-1]) - shard.offset + 1, "total": shard.documents})
     found = join_matches(parts)
     workspace.put_arrays(_matches_name(shard), {name: getattr(found, name) for name in found.__dataclass_fields__})
     return {"matches": len(found.documents)}
@@ -48,22 +50,39 @@ def match_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
 def settle(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Decide on every contaminated document and write the final outcomes; returns the counts and a report by task."""
     outcomes = np.array(workspace.column("documents/outcome", np.uint8))
+    emptied = dropped_documents(workspace)
+    outcomes[emptied] = Outcome.DUPLICATE
     tasks = [str(task["name"]) for task in item["tasks"]]
     if not item["checked"]:
         _write_verdicts(workspace, {}, {})
-        workspace.put_column("documents/final", outcomes)
-        return {**count_outcomes(outcomes), "cut": 0, "common_grams": 0, "tasks": []}
+        repeats = _finish(workspace, outcomes)
+        return {**count_outcomes(outcomes), **repeats, "cut": 0, "common_grams": 0, "tasks": []}
     index = _index(workspace)
     everything = join_matches([_load_matches(workspace, shard) for shard in workspace.shards()])
     matches, common = without_common(everything, int((outcomes == Outcome.TRAIN).sum()))
     found = tasks_by_document(matches, index)
-    guilty = {document: ",".join(tasks[number] for number in numbers) for document, numbers in found.items()}
+    gone = set(emptied.tolist())
+    guilty = {
+        document: ",".join(tasks[number] for number in numbers)
+        for document, numbers in found.items()
+        if document not in gone
+    }
     cut = _cut(workspace, matches, index) if workspace.spec.decontamination.action == "cut" else {}
     outcomes[[document for document in guilty if document not in cut]] = Outcome.CONTAMINATED
     _write_verdicts(workspace, guilty, cut)
-    workspace.put_column("documents/final", outcomes)
+    repeats = _finish(workspace, outcomes)
     summaries = [{"task": name, **asdict(summarise(matches, index, number))} for number, name in enumerate(tasks)]
-    return {**count_outcomes(outcomes), "cut": len(cut), "common_grams": common, "tasks": summaries}
+    return {**count_outcomes(outcomes), **repeats, "cut": len(cut), "common_grams": common, "tasks": summaries}
+
+
+def _finish(workspace: Workspace, outcomes: Array) -> dict[str, int]:
+    """Apply the sampling rules to what is left of the training side, and write outcomes and copies."""
+    copies = copies_of(workspace, outcomes)
+    outcomes[(outcomes == Outcome.TRAIN) & (copies == 0)] = Outcome.SAMPLED_OUT
+    workspace.put_column("documents/copies", copies)
+    workspace.put_column("documents/final", outcomes)
+    extra = copies[outcomes == Outcome.TRAIN].astype(np.int64) - 1
+    return {"extra_copies": int(extra.sum())}
 
 
 def read_verdicts(workspace: Workspace) -> tuple[dict[int, str], dict[int, str]]:
@@ -93,13 +112,11 @@ def _cut(workspace: Workspace, matches: Matches, index: GramIndex) -> dict[int, 
         ours = (matches.documents >= shard.offset) & (matches.documents < shard.offset + shard.documents)
         wanted = np.zeros(shard.documents, dtype=np.bool_)
         wanted[matches.documents[ours] - shard.offset] = True
-        if not wanted.any():
-            continue
-        for rows, columns in selected(open_shard(workspace.store, shard.key), ("text",), wanted):
-            for ordinal, text in zip(rows + shard.offset, columns["text"], strict=True):
-                remainder = cut_sentences(text, spans_of(matches, index, int(ordinal)))
+        for ordinals, texts in read_texts(workspace, shard, wanted, {}):
+            for ordinal, text in zip(ordinals.tolist(), texts, strict=True):
+                remainder = cut_sentences(text, spans_of(matches, index, ordinal))
                 if remainder is not None:
-                    left[int(ordinal)] = remainder
+                    left[ordinal] = remainder
     return left
 
 

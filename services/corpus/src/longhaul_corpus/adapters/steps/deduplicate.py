@@ -10,6 +10,7 @@ from longhaul_core.engine import report
 from longhaul_core.errors import FailedPrecondition
 
 from longhaul_corpus.adapters.documents import open_shard
+from longhaul_corpus.adapters.steps.repeats import score_names
 from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
 from longhaul_corpus.domain.duplicates import DocumentKeys, DuplicatePolicy, DuplicateRule, Duplicates, find_duplicates
 from longhaul_corpus.domain.hashing import Hashes
@@ -19,6 +20,7 @@ from longhaul_corpus.domain.outcomes import Outcome, count_outcomes
 from longhaul_corpus.domain.split import SplitPolicy, hold_out
 
 KINDS = {DuplicateRule.EXACT_TEXT: "exact", DuplicateRule.SAME_URL: "url", DuplicateRule.NEAR_DUPLICATE: "near"}
+IDENTITIES_AT_ONCE = 16_384
 DUPLICATES_FILE = "duplicates.parquet"
 
 
@@ -27,7 +29,7 @@ def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     shards, names, sources = _join_shards(workspace, item["shards"])
     rules = workspace.spec.deduplication
     keys = _keys(workspace, shards)
-    policy = DuplicatePolicy(rules.exact, rules.url, rules.minhash, rules.keep == "longest")
+    policy = DuplicatePolicy(rules.exact, rules.url, rules.minhash, rules.keep != "first")
     duplicates = find_duplicates(keys, _bands(workspace, shards), policy)
     held_out = hold_out(duplicates.stays, duplicates.clusters, sources, keys.text_low, _split_policy(workspace))
     outcomes = np.where(duplicates.stays, np.where(held_out, Outcome.VALID, Outcome.TRAIN), Outcome.DUPLICATE)
@@ -43,6 +45,8 @@ def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         ("content", keys.text_low),
     ):
         workspace.put_column(f"documents/{name}", values)
+    for name in score_names(workspace):
+        workspace.put_column(f"documents/score-{name}", np.asarray(_scores(workspace, shards, name)))
     _write_pairs(workspace, shards, duplicates)
     return {"documents": len(outcomes), **count_outcomes(outcomes.astype(np.uint8)), **_by_rule(duplicates)}
 
@@ -68,14 +72,24 @@ def _join_shards(workspace: Workspace, rows: list[dict[str, Any]]) -> tuple[list
 
 
 def _keys(workspace: Workspace, shards: list[Shard]) -> DocumentKeys:
-    text = np.concatenate([_column(workspace, s, "text", np.uint64).reshape(2, -1) for s in shards], axis=1)
+    text = np.empty((2, shards[-1].offset + shards[-1].documents), dtype=np.uint64)
+    for shard in shards:  # filled in place: joining the parts would hold them twice
+        halves = _column(workspace, shard, "text", np.uint64).reshape(2, -1)
+        text[:, shard.offset : shard.offset + shard.documents] = halves
     return DocumentKeys(
         text_high=text[0],
         text_low=text[1],
         url=np.concatenate([_column(workspace, s, "url", np.uint64) for s in shards]),
         lengths=np.concatenate([_column(workspace, s, "length", np.int64) for s in shards]),
         banded=np.concatenate([_column(workspace, s, "banded", np.bool_) for s in shards]),
+        scores=_scores(workspace, shards, workspace.spec.deduplication.keep_score),
     )
+
+
+def _scores(workspace: Workspace, shards: list[Shard], name: str) -> Array | None:
+    if not name:
+        return None
+    return np.concatenate([_column(workspace, shard, f"score-{name}", np.float32) for shard in shards])
 
 
 def _column(workspace: Workspace, shard: Shard, name: str, dtype: type[np.generic]) -> Array:
@@ -95,6 +109,25 @@ def _bands(workspace: Workspace, shards: list[Shard]) -> Iterator[Hashes]:
         )
 
 
+def _sketches(workspace: Workspace, shard: Shard, needed: Array) -> Array:
+    """Sketches of some documents of a shard: uint8[documents, bytes]."""
+    first, last = np.searchsorted(needed, (shard.offset, shard.offset + shard.documents))
+    every = _column(workspace, shard, "sketch", np.uint8).reshape(shard.documents, -1)
+    return np.asarray(every[needed[first:last] - shard.offset])
+
+
+def _identities(workspace: Workspace, shard: Shard, needed: Array) -> pa.Table:
+    """Ids and URLs of some documents of a shard, read a batch at a time: most are not needed."""
+    file = open_shard(workspace.store, shard.key)
+    start = shard.offset
+    tables = [file.schema_arrow.empty_table().select(["id", "url"])]
+    for batch in file.iter_batches(IDENTITIES_AT_ONCE, columns=["id", "url"]):
+        first, last = np.searchsorted(needed, (start, start + batch.num_rows))
+        tables.append(pa.table(batch.take(pa.array(needed[first:last] - start))))
+        start += batch.num_rows
+    return pa.concat_tables(tables)
+
+
 def _split_policy(workspace: Workspace) -> SplitPolicy:
     holdout = workspace.spec.holdout
     return SplitPolicy(holdout.fraction, holdout.minimum_documents, holdout.maximum_documents, holdout.seed)
@@ -109,13 +142,13 @@ def _write_pairs(workspace: Workspace, shards: list[Shard], duplicates: Duplicat
     dropped = np.flatnonzero(~duplicates.stays)
     kept = duplicates.kept[dropped]
     rules = workspace.spec.deduplication
-    sketches = np.concatenate([_column(workspace, s, "sketch", np.uint8).reshape(s.documents, -1) for s in shards])
-    similarity = estimate_similarity(sketches[dropped], sketches[kept], rules.bands * rules.rows)
+    needed = np.union1d(dropped, kept)
+    left, right = np.searchsorted(needed, dropped), np.searchsorted(needed, kept)
+    sketches = np.concatenate([_sketches(workspace, shard, needed) for shard in shards])
+    similarity = estimate_similarity(sketches[left], sketches[right], rules.bands * rules.rows)
     similarity[duplicates.rules[dropped] == DuplicateRule.EXACT_TEXT] = 1.0
-    identities = pa.concat_tables(
-        [open_shard(workspace.store, shard.key).read(columns=["id", "url"]) for shard in shards]
-    )
-    ours, theirs = identities.take(pa.array(dropped)), identities.take(pa.array(kept))
+    identities = pa.concat_tables([_identities(workspace, shard, needed) for shard in shards])
+    ours, theirs = identities.take(pa.array(left)), identities.take(pa.array(right))
     table = pa.table(
         {
             "document_id": ours["id"],

@@ -7,8 +7,9 @@ import numpy as np
 
 from longhaul_corpus.adapters.documents import open_shard, selected
 from longhaul_corpus.adapters.rows import put_rows, read_rows
+from longhaul_corpus.adapters.steps.passages import dropped_documents, read_edits
 from longhaul_corpus.adapters.workspace import Workspace
-from longhaul_corpus.domain.contamination import index_items
+from longhaul_corpus.domain.contamination import EvaluationItem, index_items
 from longhaul_corpus.domain.ordering import TASKS, order_keys
 from longhaul_corpus.domain.outcomes import Outcome
 from longhaul_corpus.domain.passages import (
@@ -35,14 +36,21 @@ def make_tasks(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         part = put_rows(workspace.store, f"{workspace.context.prefix}/eval/{name}.jsonl", rows)
         tasks.append({"name": name, "kind": kind.value, "items": len(rows), "part": part.model_dump(mode="json")})
         texts.append([evaluation_item(kind, row) for row in rows])
-    if workspace.spec.decontamination.ngram:
-        index = index_items(texts, workspace.spec.decontamination.ngram)
+    rules = workspace.spec.decontamination
+    for check in item["checks"]:
+        texts.append([EvaluationItem(row["question"], row["answer"]) for row in _check_rows(workspace, check["name"])])
+    if rules.ngram:
+        index = index_items(texts, rules.ngram, rules.question_ngram)
         workspace.put_arrays(GRAMS, {name: getattr(index, name) for name in index.__dataclass_fields__})
-    return {"tasks": tasks, "notes": notes}
+    return {"tasks": tasks, "checks": item["checks"], "notes": notes}
 
 
 def _user_rows(workspace: Workspace, name: str) -> list[dict[str, Any]]:
     return read_rows(workspace.store, workspace.key("tasks", f"{name}.jsonl"))
+
+
+def _check_rows(workspace: Workspace, name: str) -> list[dict[str, Any]]:
+    return read_rows(workspace.store, workspace.key("checks", f"{name}.jsonl"))
 
 
 def _row(item: TextItem | ClozeItem) -> dict[str, Any]:
@@ -73,6 +81,7 @@ def _generate(workspace: Workspace) -> tuple[list[tuple[str, TaskKind, list[dict
 def _held_out(workspace: Workspace, count: int) -> list[HeldOutDocument]:
     """Read the first `count` validation documents in seeded order."""
     valid = np.flatnonzero(workspace.column("documents/outcome", np.uint8) == Outcome.VALID)
+    valid = np.setdiff1d(valid, dropped_documents(workspace))
     content = workspace.column("documents/content", np.uint64)[valid]
     chosen = valid[np.argsort(order_keys(content, workspace.spec.holdout.seed, TASKS), kind="stable")][:count]
     clusters = workspace.column("documents/cluster", np.int64)
@@ -81,8 +90,9 @@ def _held_out(workspace: Workspace, count: int) -> list[HeldOutDocument]:
         wanted = np.isin(np.arange(shard.offset, shard.offset + shard.documents), chosen)
         if not wanted.any():
             continue
+        edits = read_edits(workspace, shard)
         for rows, columns in selected(open_shard(workspace.store, shard.key), ("id", "text"), wanted):
-            for ordinal, name, text in zip(rows + shard.offset, columns["id"], columns["text"], strict=True):
-                found[int(ordinal)] = HeldOutDocument(name, text or "", str(clusters[ordinal]))
+            for ordinal, name, text in zip((rows + shard.offset).tolist(), columns["id"], columns["text"], strict=True):
+                found[ordinal] = HeldOutDocument(name, edits.get(ordinal, text or ""), str(clusters[ordinal]))
     by_id = {found[int(ordinal)].id: found[int(ordinal)] for ordinal in chosen}  # equal texts only once
     return list(by_id.values())

@@ -1,5 +1,6 @@
 """The user's evaluation files: read, checked and copied, before anything is waited for."""
 
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -7,7 +8,7 @@ from longhaul_core.errors import InvalidArgument, NotFound
 
 from longhaul_corpus.adapters.rows import put_rows
 from longhaul_corpus.adapters.workspace import Workspace
-from longhaul_corpus.domain.taskfiles import BITS_PER_BYTE, CLOZE, read_task_file
+from longhaul_corpus.domain.taskfiles import BITS_PER_BYTE, CLOZE, read_check_file, read_task_file
 
 _TASK_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
@@ -20,7 +21,13 @@ def prepare(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         kind, rows = read_task_file(location, _read(workspace, location).splitlines())
         put_rows(workspace.store, workspace.key("tasks", f"{name}.jsonl"), rows)
         tasks.append({"name": name, "kind": kind.value, "items": len(rows)})
-    return {"tasks": tasks}
+    checks: list[dict[str, Any]] = []
+    for location in workspace.spec.decontamination.files:
+        name = _task_name(location, [str(known["name"]) for known in (*tasks, *checks)])
+        items = read_check_file(location, _read(workspace, location).splitlines())
+        put_rows(workspace.store, workspace.key("checks", f"{name}.jsonl"), map(asdict, items))
+        checks.append({"name": name, "items": len(items)})
+    return {"tasks": tasks, "checks": checks}
 
 
 def _task_name(location: str, taken: list[str]) -> str:

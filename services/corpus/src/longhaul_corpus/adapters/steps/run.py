@@ -7,6 +7,7 @@ from longhaul_corpus.adapters.steps.commit import commit
 from longhaul_corpus.adapters.steps.decontaminate import match_shard, settle
 from longhaul_corpus.adapters.steps.deduplicate import deduplicate
 from longhaul_corpus.adapters.steps.evaluation import make_tasks
+from longhaul_corpus.adapters.steps.passages import cut_passages, find_passages, join_passages
 from longhaul_corpus.adapters.steps.prepare import prepare
 from longhaul_corpus.adapters.steps.shuffle import lay_out, write_shard
 from longhaul_corpus.adapters.steps.signatures import sign_shard
@@ -21,6 +22,9 @@ STEPS: Mapping[Phase, Step] = {
     Phase.PREPARE: prepare,
     Phase.SIGNATURES: sign_shard,
     Phase.DEDUPLICATE: deduplicate,
+    Phase.PASSAGES: find_passages,
+    Phase.JOIN: join_passages,
+    Phase.CUT: cut_passages,
     Phase.EVALUATION: make_tasks,
     Phase.DECONTAMINATE: match_shard,
     Phase.SETTLE: settle,

@@ -1,5 +1,6 @@
 """Keys that documents of one shard are compared by: text and URL hashes, MinHash bands."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import xxhash
 from longhaul_core.engine import report
 
 from longhaul_corpus.adapters.documents import batches, open_shard
+from longhaul_corpus.adapters.steps.repeats import score_names
 from longhaul_corpus.adapters.workspace import Workspace
 from longhaul_corpus.domain.minhash import MinHashParameters, Signature, SignatureHasher
 from longhaul_corpus.domain.words import simplified_bytes
@@ -53,12 +55,19 @@ def sign_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     documents = file.metadata.num_rows
     columns = _Columns(SignatureHasher(MinHashParameters(rules.ngram, rules.bands, rules.rows, rules.seed)), documents)
     row = 0
-    for batch in batches(file, ("text", "url", "source")):
+    wanted = score_names(workspace)
+    scores = np.full((len(wanted), documents), np.nan, dtype=np.float32)
+    for batch in batches(file, ("text", "url", "source", *(["scores"] if wanted else []))):
+        for place, noted in enumerate(batch.get("scores", ())):
+            found = json.loads(noted) if noted else {}
+            scores[:, row + place] = [found.get(name, np.nan) for name in wanted]
         for text, url, source in zip(batch["text"], batch["url"], batch["source"], strict=True):
             columns.set(row, text or "", url, source)
             row += 1
         report({"done": row, "total": documents})
     _write(workspace, number, columns)
+    for name, values in zip(wanted, scores, strict=True):
+        workspace.put_column(f"signatures/{number:05d}/score-{name}", values)
     return {
         "shard": number,
         "key": key,

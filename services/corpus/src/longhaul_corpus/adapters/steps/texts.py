@@ -1,4 +1,4 @@
-"""Texts of kept documents in dataset order, with what decontamination left of cut ones."""
+"""Texts of kept documents in dataset order: what cutting of passages and decontamination left of them."""
 
 from collections.abc import Iterator
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longhaul_corpus.adapters.documents import open_shard, selected
+from longhaul_corpus.adapters.steps.passages import read_edits
 from longhaul_corpus.adapters.workspace import Shard, Workspace
 
 
@@ -18,10 +19,11 @@ def read_texts(
         workspace: the build.
         shard: the shard.
         wanted: whether each document of the shard is wanted: bool[documents of the shard].
-        cut: text of cut documents by ordinal.
+        cut: what decontamination left of documents, by ordinal.
     """
     if not wanted.any():
         return
+    changed = {**read_edits(workspace, shard), **cut}
     for rows, columns in selected(open_shard(workspace.store, shard.key), ("text",), wanted):
         ordinals = rows + shard.offset
-        yield ordinals, [cut.get(int(o), text or "") for o, text in zip(ordinals, columns["text"], strict=True)]
+        yield ordinals, [changed.get(int(o), text or "") for o, text in zip(ordinals, columns["text"], strict=True)]

@@ -10,7 +10,7 @@ from longhaul_corpus.adapters.steps.texts import read_texts
 from longhaul_corpus.adapters.tokenizer_store import load_tokenizer
 from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
 from longhaul_corpus.domain.fast_encoding import CheckedEncoder, fast_encoding
-from longhaul_corpus.domain.ordering import SHUFFLE, order_keys
+from longhaul_corpus.domain.ordering import COPY, SHUFFLE, order_keys
 from longhaul_corpus.domain.outcomes import Outcome
 from longhaul_corpus.domain.tokenizer import Encoder
 
@@ -26,19 +26,21 @@ def tokenise_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]
     tokens, rows, text_bytes = _encode(workspace, shard, checked or encoder, outcomes)
     if checked is not None and checked.differs:
         tokens, rows, text_bytes = _encode(workspace, shard, encoder, outcomes)
-    index = _index(workspace, shard, outcomes, rows)
-    order = np.lexsort((rows, index["key"], index["group"]))
-    sizes = np.array([len(ids) for ids in tokens], dtype=np.int64)
+    copies = workspace.column("documents/copies", np.uint8, shard.offset, shard.documents)[rows].astype(np.int64)
+    index = _index(workspace, shard, outcomes, rows, copies)
+    places = np.repeat(np.arange(len(rows)), copies)
+    order = np.lexsort((places, index["key"], index["group"]))
+    sizes = np.array([len(ids) for ids in tokens], dtype=np.int64)[places]
     folder = f"tokens/{shard.number:05d}"
     empty = np.empty(0, dtype=encoder.dtype)
-    workspace.put_column(f"{folder}/ids", np.concatenate([empty, *(tokens[place] for place in order)]))
+    workspace.put_column(f"{folder}/ids", np.concatenate([empty, *(tokens[places[number]] for number in order)]))
     workspace.put_arrays(
         f"{folder}/index.npz",
         {
             "group": index["group"][order],
             "key": index["key"][order],
             "tokens": sizes[order],
-            "bytes": np.array(text_bytes, dtype=np.int64)[order],
+            "bytes": np.array(text_bytes, dtype=np.int64)[places][order],
         },
     )
     engine = "fast" if checked is not None and not checked.differs else "reference"
@@ -66,10 +68,14 @@ def _encode(
     return tokens, np.array(rows, dtype=np.int64), text_bytes
 
 
-def _index(workspace: Workspace, shard: Shard, outcomes: Array, rows: Array) -> dict[str, Array]:
+def _index(workspace: Workspace, shard: Shard, outcomes: Array, rows: Array, copies: Array) -> dict[str, Array]:
+    """Group and order key of each copy of each document; the first copy's key is the document's own."""
     sources = workspace.column("documents/source", np.uint16, shard.offset, shard.documents)[rows].astype(np.int64)
     content = workspace.column("documents/content", np.uint64, shard.offset, shard.documents)[rows]
+    number = np.arange(int(copies.sum())) - np.repeat(np.cumsum(copies) - copies, copies)
+    repeated = np.repeat(content, copies)
+    other = order_keys(repeated + number.astype(np.uint64), workspace.spec.shuffle_seed, COPY)
     return {
-        "group": 2 * sources + (outcomes[rows] == Outcome.VALID),
-        "key": order_keys(content, workspace.spec.shuffle_seed, SHUFFLE),
+        "group": np.repeat(2 * sources + (outcomes[rows] == Outcome.VALID), copies),
+        "key": order_keys(np.where(number > 0, other, repeated), workspace.spec.shuffle_seed, SHUFFLE),
     }

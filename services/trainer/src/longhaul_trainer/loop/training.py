@@ -268,7 +268,7 @@ class Training:
         extra |= expert_balance(measured) | device_memory(self.grid.group.device)
         extra |= {f"validation_loss/{source}": loss for source, loss in by_source.items()}
         if validation_loss is not None:
-            epochs = self.order.epochs(self.state.sample_cursor)
+            epochs = self.orders[self.state.stage].epochs(self.state.sample_cursor)
             extra |= {f"epochs/{source}": count for source, count in epochs.items()}
         if self.throughput.peak_flops is not None:
             extra["peak_flops"] = self.throughput.peak_flops

@@ -13,9 +13,11 @@ import torch
 from longhaul_core.errors import LonghaulError
 from longhaul_core.recipe import TrainerConfig
 from longhaul_trainer.data.samples import Batch
+from longhaul_trainer.loop import step
 from longhaul_trainer.loop.step import Stepper
-from longhaul_trainer.model import DecoderShape
+from longhaul_trainer.model import DecoderShape, decoder
 from longhaul_trainer.optimizer.update import Update
+from longhaul_trainer.parallel import sharding
 from longhaul_trainer.parallel.gate import check_initial_parameters
 from longhaul_trainer.parallel.grid import Grid, make_grid
 from longhaul_trainer.parallel.group import RankGroup, open_group
@@ -90,10 +92,47 @@ def merge(answers: list[dict[str, Any]]) -> dict[str, Any]:
     return whole_answer
 
 
+def merge_values(answers: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    held: dict[str, np.ndarray] = {}
+    for answer in answers:
+        for name, value in answer.items():
+            assert np.array_equal(held.setdefault(name, value), value), name
+    return held
+
+
+def plant(defect: str) -> None:
+    """Breaks this process in one of the ways that distributed trainers have been broken."""
+    if defect == "averaged over ranks":
+        sharding.sum_gradients = lambda model: None
+    elif defect == "norm of one stage":
+        measured = step.squared_norm
+        step.squared_norm = lambda gradients: measured(gradients) * (torch.distributed.get_rank() == 0)
+    elif defect == "tied head not summed":
+        step.sum_tied = lambda model, grid: None
+    elif defect == "mean of means":
+        summed = step.summed_loss
+
+        def mean(logits: Tensor, labels: Tensor, *options: Any) -> Tensor:
+            return summed(logits, labels, *options) * 10 / (labels != -100).sum().clamp(min=1)
+
+        step.summed_loss = mean
+    elif defect == "context positions":
+        frame = decoder.make_frame
+        decoder.make_frame = lambda shape, rotary, positions, own, gather: frame(
+            shape, rotary, positions, torch.arange(len(own)) if own is not None else None, gather
+        )
+
+
 def train(
-    group: RankGroup, shape: DecoderShape, config: TrainerConfig, batches: list[Batch], double: bool = False
+    group: RankGroup,
+    shape: DecoderShape,
+    config: TrainerConfig,
+    batches: list[Batch],
+    double: bool = False,
+    defect: str = "",
 ) -> dict[str, Any]:
     """Losses, gradient norms, first gradients and final parameters of a few steps."""
+    plant(defect)
     torch.set_default_dtype(torch.float64 if double else torch.float32)
     grid, built = build(group, shape, config)
     model = built.model
@@ -102,14 +141,14 @@ def train(
             router.load.copy_(torch.linspace(0.5, 1.5, len(router.load)).roll(layer) / len(router.load))
     stepper = Stepper(built, Update(model, config.optimizer), config, grid)
     found: dict[str, Any] = {"losses": [], "norms": []}
-    for step, batch in enumerate(batches, start=1):
+    for number, batch in enumerate(batches, start=1):
         local = len(batch.tokens) // grid.data_ranks
         mine = batch.rows(grid.data_rank * local, (grid.data_rank + 1) * local)
         measured = stepper.measure(mine, [])
-        if step == 1:
+        if number == 1:
             gradients = {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
             found["gradients"] = {name: value / measured.valid_tokens for name, value in gradients.items()}
-        stepper.apply(measured, step)
+        stepper.apply(measured, number)
         found["losses"].append(measured.loss)
         found["norms"].append(measured.gradient_norm)
     found["parameters"] = {name: whole(parameter) for name, parameter in model.named_parameters()}
@@ -118,7 +157,7 @@ def train(
 
 def gate(group: RankGroup, shape: DecoderShape, config: TrainerConfig, defect: str) -> dict[str, Any]:
     """What the gate says of a model with a planted defect."""
-    _, built = build(group, shape, config)
+    grid, built = build(group, shape, config)
     model = built.model
     with torch.no_grad():
         if defect == "same seed":
@@ -128,7 +167,10 @@ def gate(group: RankGroup, shape: DecoderShape, config: TrainerConfig, defect: s
         elif defect == "buffer":
             model.rotary.cosine[0, 0] += float(group.rank)
         elif defect == "replica":
-            local_box(model.norm.weight).local.add_(float(group.rank))
+            name = "norm.weight" if grid.layout.pipeline_parallel == 1 else "embed_tokens.weight"
+            local_box(model.get_parameter(name)).local.add_(
+                float(grid.rank("tensor") + grid.rank("replica") + grid.rank("pipe"))
+            )
     try:
         check_initial_parameters(model, group)
     except LonghaulError as error:

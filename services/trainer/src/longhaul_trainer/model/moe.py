@@ -53,14 +53,14 @@ class Router(nn.Module):
         weights = probability.gather(1, chosen)
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        self._count(chosen)
+        self._count(chosen, torch.is_grad_enabled())
         unevenness = (probability.sum(dim=0) * self.load).sum() * len(self.load) * self.balance_loss
         return weights.to(hidden.dtype), chosen, unevenness
 
     @torch.no_grad()
-    def _count(self, chosen: Tensor) -> None:
+    def _count(self, chosen: Tensor, grad_enabled: bool) -> None:
         """Counts in training only, and not again when activations are recomputed in the backward pass."""
-        if self.training and torch._C._current_graph_task_id() == -1:
+        if self.training and grad_enabled and torch._C._current_graph_task_id() == -1:
             self.counts += torch.bincount(chosen.flatten(), minlength=len(self.load))
 
     @torch.no_grad()

@@ -11,10 +11,22 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
 from torch.distributed.pipelining.schedules import ScheduleInterleavedZeroBubble
 
+from longhaul_trainer.model import Decoder
 from longhaul_trainer.parallel.grid import Grid
 from longhaul_trainer.parallel.sharding import Built
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Stage(PipelineStage):
+    """A stage whose trial pass, by which torch learns the shapes, leaves no trace in the experts' counts."""
+
+    def _forward_metadata_inference(self, *arguments: Any, **options: Any) -> Any:
+        found = super()._forward_metadata_inference(*arguments, **options)
+        assert isinstance(self.submod, Decoder)
+        for _, router in self.submod.routers():
+            router.counts.zero_()
+        return found
 
 
 class Pipeline:
@@ -24,9 +36,7 @@ class Pipeline:
         layout, group = grid.layout, grid.mesh.get_group("pipe")
         rank = grid.rank("pipe")
         self._stages = [
-            PipelineStage(
-                stage, rank + number * layout.pipeline_parallel, layout.stages, grid.group.device, group=group
-            )
+            _Stage(stage, rank + number * layout.pipeline_parallel, layout.stages, grid.group.device, group=group)
             for number, stage in enumerate(built.stages)
         ]
         options: dict[str, Any] = {"n_microbatches": micro_batches, "loss_fn": loss, "scale_grads": False}

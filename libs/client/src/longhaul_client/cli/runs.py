@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from longhaul_client.cli import summary
 from longhaul_client.cli.exit_codes import ExitCode
+from longhaul_client.cli.fork import fork
 from longhaul_client.cli.output import JsonOption, console, print_json, print_json_line, print_table
 from longhaul_client.cli.progress import show
 from longhaul_client.cli.session import session_of
@@ -299,6 +300,9 @@ def resize(
     Example: longhaul runs resize my-run 4
     """
     _verb(context, run, "ResizeTrainingRun", training_run_pb2.ResizeTrainingRunRequest(nodes=nodes), json=json)
+
+
+app.command("fork")(fork)
 
 
 @app.command("retry")

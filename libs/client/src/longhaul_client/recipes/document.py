@@ -3,11 +3,14 @@
 from typing import Literal, Self
 
 from longhaul_core.recipe import (
+    AnomalyConfig,
     CheckpointConfig,
     CleaningConfig,
     CorpusConfig,
     DataConfig,
     LayoutConfig,
+    LossConfig,
+    MetricsConfig,
     ModelConfig,
     OptimizerConfig,
     PodConfig,
@@ -15,6 +18,7 @@ from longhaul_core.recipe import (
     ScheduleConfig,
     Section,
     SourceConfig,
+    StartConfig,
     TokenizerConfig,
     TrainerConfig,
     ValidationConfig,
@@ -30,10 +34,14 @@ class TrainingSection(Section):
     steps: PositiveInt = 300
     seed: NonNegativeInt = 0
     optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    anomalies: AnomalyConfig = AnomalyConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    start: StartConfig = StartConfig()
 
 
 class EvaluationTask(Section):

@@ -37,7 +37,7 @@ from longhaul_core.recipe.model import (
 from longhaul_core.recipe.pod import PodConfig, TolerationConfig
 from longhaul_core.recipe.presets import MODEL_PRESETS
 from longhaul_core.recipe.section import Section
-from longhaul_core.recipe.trainer import CheckpointConfig, MetricsConfig, TrainerConfig, ValidationConfig
+from longhaul_core.recipe.trainer import CheckpointConfig, MetricsConfig, StartConfig, TrainerConfig, ValidationConfig
 from longhaul_core.recipe.updates import (
     AnomalyConfig,
     LossConfig,
@@ -92,6 +92,7 @@ __all__ = [
     "Section",
     "SourceConfig",
     "SourceKind",
+    "StartConfig",
     "TokenizerAlgorithm",
     "TokenizerConfig",
     "TolerationConfig",

@@ -19,6 +19,25 @@ class ValidationConfig(Section):
     sequences: PositiveInt = 64
 
 
+class StartConfig(Section):
+    """What a run begins with instead of random values. `longhaul runs fork` fills it in."""
+
+    checkpoint: str = Field("", description="name of a committed checkpoint; empty: none")
+    manifest_key: str = Field("", description="key of its manifest in the object store")
+    manifest_digest: str = ""
+    huggingface: str = Field("", description="folder with config.json and safetensors: a path, or a store prefix")
+    keep_optimizer: bool = Field(True, description="take over the moments where the optimizer is the same")
+    keep_progress: bool = Field(True, description="take over step and data cursor; false: weights alone")
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if self.huggingface and self.checkpoint:
+            raise ValueError("start.huggingface and start.checkpoint exclude one another")
+        if self.checkpoint and not self.manifest_key:
+            raise ValueError("start.checkpoint needs start.manifest_key; see `longhaul checkpoints show`")
+        return self
+
+
 class CheckpointConfig(Section):
     """When checkpoints are written and which are kept."""
 
@@ -52,6 +71,7 @@ class TrainerConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     anomalies: AnomalyConfig = AnomalyConfig()
     metrics: MetricsConfig = MetricsConfig()
+    start: StartConfig = StartConfig()
 
     @model_validator(mode="after")
     def _check_schedule(self) -> Self:

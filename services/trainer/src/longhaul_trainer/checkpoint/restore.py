@@ -105,6 +105,14 @@ def restore_slices(
     return read
 
 
+def stored_names(store: ObjectStore, manifest: Manifest, kind: str) -> dict[str, tuple[int, ...]]:
+    """Name and whole shape of each tensor in the parts of one kind."""
+    found: dict[str, tuple[int, ...]] = {}
+    for part in _ordered(manifest.parts, kind, ""):
+        found |= {stored.name: stored.shape for stored in parse_part(part.key, read_part(store, part))}
+    return found
+
+
 def _ordered(parts: Iterable[Part], kind: str, prefer: str) -> Iterator[Part]:
     ours = [part for part in parts if part.key.rsplit("/", 1)[-1].startswith(kind)]
     yield from sorted(ours, key=lambda part: (not part.key.endswith("/" + prefer), part.key))

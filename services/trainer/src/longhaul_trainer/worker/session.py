@@ -48,6 +48,7 @@ from longhaul_trainer.parallel.sharding import build_model
 from longhaul_trainer.version import code_version
 from longhaul_trainer.wire import Assignment, Phase
 from longhaul_trainer.worker.listener import ReportingListener
+from longhaul_trainer.worker.start import load_huggingface, shared, source_manifest
 
 _log = get_logger(__name__)
 
@@ -101,7 +102,7 @@ class Session:
             saved_position = state.position
         else:
             check_initial_parameters(self.built.model, self.group)
-            state, saved_position = self._initial_state(shape), -1
+            state, saved_position = self._start(shape), -1
         return Training(
             config=self.config,
             grid=grid,
@@ -172,6 +173,39 @@ class Session:
             shape=shape.to_document(),
             config=self.config,
         )
+
+    def _start(self, shape: DecoderShape) -> TrainerState:
+        """The state before the first step: random values, those of another run, or those of a published model."""
+        start, state = self.config.start, self._initial_state(shape)
+        if start.huggingface:
+            load_huggingface(self.store, start, shape, model_slices(self.built.model))
+            self._tell("STARTED_FROM", "HUGGINGFACE", f"Weights of {start.huggingface}")
+        return self._fork(state) if start.checkpoint else state
+
+    def _fork(self, state: TrainerState) -> TrainerState:
+        """Takes over what the two runs have in common; the parent is recorded."""
+        start = self.config.start
+        manifest = source_manifest(self.store, start)
+        wanted = {MODEL_PART: model_slices(self.built.model)}
+        if start.keep_optimizer:
+            wanted[OPTIMIZER_PART] = optimizer_slices(self.built.model, self.update)
+        taken = fresh = 0
+        for kind, slices in wanted.items():
+            common = shared(self.store, manifest, kind, slices)
+            restore_slices(self.store, manifest, kind, common)
+            taken, fresh = taken + len(common), fresh + len(slices) - len(common)
+        self._tell("STARTED_FROM", "FORK", f"{taken} tensors of {start.checkpoint}; {fresh} start anew")
+        progress: dict[str, object] = {}
+        if start.keep_progress:
+            source = read_trainer_state(self.store, manifest)
+            kept = ("step", "sample_cursor", "stage", "rewound_steps", "tokens", "anomalies")
+            progress = {name: getattr(source, name) for name in kept}
+        lineage = state.lineage.model_copy(update={"parent": start.checkpoint})
+        return state.model_copy(update={**progress, "lineage": lineage})
+
+    def _tell(self, kind: str, cause: str, message: str) -> None:
+        if self.group.rank == 0:
+            self.reporter.event(kind, cause, message, {})
 
     def _resume(self) -> TrainerState:
         self.reporter.phase(Phase.RESTORING, 0)

@@ -201,12 +201,12 @@ def marked(record: NodeRecord, session: str) -> NodeRecord:
     """The cluster carries the marks of that session now."""
     if record.quarantine is None or record.quarantine.session != session:
         return record
-    return replace(record, quarantine=replace(record.quarantine, marked=True), schedulable=False)
+    return replace(record, quarantine=replace(record.quarantine, marked=True), schedulable=False, trouble="")
 
 
 def unmarked(record: NodeRecord, session: str) -> NodeRecord:
     """The marks of that session are off."""
-    return replace(record, releasing="") if record.releasing == session else record
+    return replace(record, releasing="", trouble="") if record.releasing == session else record
 
 
 def _get(session: Session, node: str) -> ResourceRow:

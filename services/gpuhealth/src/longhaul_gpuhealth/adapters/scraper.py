@@ -62,6 +62,8 @@ class Scraper:
                 raise ScrapeError(ScrapeFault.STATUS, f"HTTP status {response.status}")
             if response.content_type not in ACCEPTED_TYPES:
                 raise ScrapeError(ScrapeFault.CONTENT_TYPE, f"content type {response.content_type}")
+            if (response.content_length or 0) > self.maximum_bytes:
+                raise ScrapeError(ScrapeFault.TOO_LARGE, f"more than {self.maximum_bytes} bytes")
             body = bytearray()
             async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                 body += chunk

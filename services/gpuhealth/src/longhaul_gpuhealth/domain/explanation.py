@@ -30,6 +30,8 @@ def explain(record: NodeRecord, rules: RuleSet) -> list[str]:
             f"{record.override.author} overrules the verdict {until}: {record.override.state}, {record.override.reason}"
         )
         steps.append((record.state_since, text))
+    if record.trouble:
+        steps.append((record.state_since, f"the cluster refuses its marks, which is tried again: {record.trouble}"))
     if record.waiting:
         steps.append((record.state_since, f"the node should be out, but is not: {record.waiting}"))
     since = "" if not record.state_since else f" since {_clock(record.state_since)}"

@@ -105,6 +105,7 @@ class NodeRecord:
         override: An operator's word.
         repair: What is done to bring it back.
         burn_in: The last burn-in, or the one that is asked for.
+        trouble: Why the cluster refuses its marks; it is tried again. Empty: it does not.
         releasing: Session whose marks are still to be taken off the node; empty: none.
         released_at: When it was last put back; findings from before are forgotten.
         recovering_until: Until when it is watched after that.
@@ -129,6 +130,7 @@ class NodeRecord:
     override: Override | None = None
     repair: Repair | None = None
     burn_in: BurnIn | None = None
+    trouble: str = ""
     releasing: str = ""
     released_at: float | None = None
     recovering_until: float | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from longhaul_core.cluster import Node
 from longhaul_core.errors import Aborted, LonghaulError
 from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
@@ -21,7 +22,7 @@ from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.engine import Engine
 from longhaul_gpuhealth.domain.jobs import attribute_pods
 from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict, Remedy
-from longhaul_gpuhealth.domain.record import NodeRecord, Repair, RepairStage
+from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence, Repair, RepairStage
 from longhaul_gpuhealth.domain.repair import Step, repair_failed, repaired
 from longhaul_gpuhealth.domain.verbs import SERVICE_AUTHOR, Decision, Policy, release
 from longhaul_gpuhealth.monitor.book import NodeBook
@@ -212,14 +213,14 @@ class Actor:
         node = record.node
         if record.quarantine is not None and not record.quarantine.marked:
             session = record.quarantine.session
-            self.book.put(await self.marker.mark(node, record.quarantine))
+            self.book.put(await self._heard(stored, self.marker.mark(node, record.quarantine)))
             stored = await self._note(node, lambda current: marked(current, session))
             self._measure("quarantine", verdict)
             log.warning("node quarantined", node=node, cause=record.quarantine.cause, session=session)
             self.touch(node)
         elif record.releasing:
             session = record.releasing
-            self.book.put(await self.marker.unmark(node, session))
+            self.book.put(await self._heard(stored, self.marker.unmark(node, session)))
             stored = await self._note(node, lambda current: unmarked(current, session))
             self._measure("release", None)
             log.info("node released", node=node, session=session)
@@ -227,6 +228,22 @@ class Actor:
         elif record.repair is not None and record.repair.stage is RepairStage.REPAIRING:
             stored = await self._repair(stored, record.repair)
         return stored
+
+    async def _heard(self, stored: StoredNode, marking: Awaitable[Node]) -> Node:
+        """What the cluster answers to marks; a refusal is told once, for users to see, and goes on as an error."""
+        try:
+            return await marking
+        except LonghaulError as error:
+            text, told = f"{error.reason}: {error}", Occurrence("MARKS_REFUSED", error.reason, str(error))
+            self.measures.actions.labels("mark", error.reason).inc()
+            if stored.record.trouble != text:
+
+                def note(record: NodeRecord, budget: Budget) -> Decision:
+                    return Decision(replace(record, trouble=text), budget, (told,))
+
+                node = stored.record.node
+                self.known[node] = await self.batches.change(RecordChange(node, note, self._fence(node)))
+            raise
 
     async def _repair(self, stored: StoredNode, repair: Repair) -> StoredNode:
         """Call the hook, or look how far it is."""

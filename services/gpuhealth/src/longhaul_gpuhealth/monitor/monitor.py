@@ -85,9 +85,11 @@ class Monitor:
         try:
             while not stop.is_set():
                 working = asyncio.create_task(self._work(), name="monitor")
-                await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
-                working.cancel()
-                await asyncio.wait([working])
+                try:
+                    await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    working.cancel()
+                    await asyncio.wait([working])
                 error = None if working.cancelled() else working.exception()
                 if not stop.is_set():
                     _report(error)

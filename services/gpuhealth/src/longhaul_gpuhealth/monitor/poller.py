@@ -18,6 +18,9 @@ from longhaul_gpuhealth.domain.exposition import PageReader
 from longhaul_gpuhealth.domain.reading import Attribution, Reading
 from longhaul_gpuhealth.monitor.measures import Measures
 
+FIRST_LOOK_SHARE = 0.2
+"""Of the interval, over which the first scrapes of a node are spread."""
+
 log = get_logger(__name__)
 
 
@@ -124,8 +127,10 @@ class ScrapePoller:
 
     async def _poll(self, node: str, urls: str) -> None:
         exporters = self._exporters(urls)
-        await self.clock.sleep(self._phase(node))
-        due = self.clock.monotonic()
+        phase = self._phase(node)
+        # The first look comes soon, so that a node that was taken over is not left alone; then each keeps its phase.
+        due = self.clock.monotonic() + phase
+        await self.clock.sleep(phase * FIRST_LOOK_SHARE)
         while True:
             if exporters[0].attribution.wanted is not self.intake.engine.rules.wanted:
                 exporters = self._exporters(urls)

@@ -13,13 +13,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract" / "cluster"))
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parents[1] / "integration" / part) for part in ("training", "trainer")]
 
-from apiserver import ApiServer
-from handle import FAST, OTHER_NAMESPACE, KubernetesHandle
-from longhaul_core.cluster.kubernetes import KubernetesOptions
-from longhaul_core.cluster.kubernetes.credentials import Credentials
-from longhaul_core.cluster.kubernetes.transport import Transport
-from player import Player
+from apiserver import ApiServer  # noqa: E402 - found through the path above
+from handle import FAST, OTHER_NAMESPACE, KubernetesHandle  # noqa: E402 - found through the path above
+from longhaul_core.cluster.kubernetes import KubernetesOptions  # noqa: E402 - found through the path above
+from longhaul_core.cluster.kubernetes.credentials import Credentials  # noqa: E402 - found through the path above
+from longhaul_core.cluster.kubernetes.transport import Transport  # noqa: E402 - found through the path above
+from player import Player  # noqa: E402 - found through the path above
+from training_lab import Background, KubeLab, open_lab  # noqa: E402 - found through the path above
 
 DEADLINE_SECONDS = 30.0
 KUBECONFIG, ASSETS = "KUBECONFIG", "KUBEBUILDER_ASSETS"
@@ -56,6 +58,18 @@ async def handle(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncItera
     await made.prepare()
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def kube(
+    kubeconfig: Path, namespace: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[KubeLab]:
+    """The training service on that cluster, in a namespace of its own."""
+    background = Background()
+    with open_lab(tmp_path_factory.mktemp("kube"), background, kubeconfig, f"{namespace}-runs", request) as lab:
+        yield lab
+    asyncio.run(_remove_namespaces(kubeconfig, lab.namespace))
+    background.stop()
 
 
 @pytest.fixture

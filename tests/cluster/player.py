@@ -108,7 +108,8 @@ class Player:
                 await asyncio.sleep(0.2)
 
     async def remove_namespace(self, name: str) -> None:
-        await self._ask("DELETE", f"/api/v1/namespaces/{name}")
+        with contextlib.suppress(NotFound):
+            await self._ask("DELETE", f"/api/v1/namespaces/{name}")
 
     # The rest is how it works
 
@@ -133,8 +134,8 @@ class Player:
 
     async def _schedule(self, pod: Raw, nodes: dict[str, Raw], pods: list[Raw]) -> bool:
         for name, node in nodes.items():
-            if name in self.alive and _fits(pod, node) and _gpus(pod) <= self._free(name, pods):
-                path = f"{_path(pod)}/binding"
+            if name in self.alive and _fits(pod, node) and gpus_of(pod) <= self._free(name, pods):
+                path = f"{path_of(pod)}/binding"
                 target = {"apiVersion": "v1", "kind": "Node", "name": name}
                 metadata = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
                 await self._ask(
@@ -144,32 +145,39 @@ class Player:
         message = f"0/{len(nodes)} nodes are available: {len(nodes)} Insufficient {GPU}."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         if not any(item.get("reason") == "Unschedulable" for item in pod["status"].get("conditions") or ()):
-            await self._status(_path(pod), {"conditions": [condition]})
+            await self._status(path_of(pod), {"conditions": [condition]})
         return False
 
     async def _admit(self, pod: Raw, node: str, pods: list[Raw]) -> None:
         free = self._free(node, [other for other in pods if other["metadata"]["uid"] != pod["metadata"]["uid"]])
-        if _gpus(pod) > free:
+        if gpus_of(pod) > free:
             message = (
-                f"Pod was rejected: Node didn't have enough resource: {GPU}, requested: {_gpus(pod)}, free: {free}"
+                f"Pod was rejected: Node didn't have enough resource: {GPU}, requested: {gpus_of(pod)}, free: {free}"
             )
-            await self._status(_path(pod), {"phase": "Failed", "reason": f"OutOf{GPU}", "message": message})
+            await self._status(path_of(pod), {"phase": "Failed", "reason": f"OutOf{GPU}", "message": message})
             return
         state = {"running": {"startedAt": now()}}
         await self._status(
-            _path(pod),
-            {"phase": "Running", "podIP": POD_IP, "startTime": now(), "containerStatuses": [_container(pod, state)]},
+            path_of(pod),
+            {
+                "phase": "Running",
+                "podIP": POD_IP,
+                "startTime": now(),
+                "containerStatuses": [container_status(pod, state)],
+            },
         )
 
     async def _end(self, pod: Raw, code: int, reason: str, message: str) -> None:
         ended = {"exitCode": code, "reason": reason, "message": message, "startedAt": now(), "finishedAt": now()}
         phase = "Succeeded" if code == 0 else "Failed"
-        await self._status(_path(pod), {"phase": phase, "containerStatuses": [_container(pod, {"terminated": ended})]})
+        await self._status(
+            path_of(pod), {"phase": phase, "containerStatuses": [container_status(pod, {"terminated": ended})]}
+        )
 
     def _free(self, node: str, pods: list[Raw]) -> int:
         ended = ("Succeeded", "Failed")
         held = (
-            _gpus(pod)
+            gpus_of(pod)
             for pod in pods
             if pod["spec"].get("nodeName") == node and pod["status"].get("phase") not in ended
         )
@@ -189,7 +197,7 @@ class Player:
 
     async def _delete(self, pod: Raw) -> None:
         with contextlib.suppress(NotFound):
-            await self._ask("DELETE", _path(pod), {"gracePeriodSeconds": 0})
+            await self._ask("DELETE", path_of(pod), {"gracePeriodSeconds": 0})
 
     async def _status(self, path: str, status: Raw) -> None:
         await self._ask("PATCH", f"{path}/status", {"status": status})
@@ -201,17 +209,17 @@ class Player:
         return await self.transport.ask(request)
 
 
-def _path(pod: Raw) -> str:
+def path_of(pod: Raw) -> str:
     return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
 
 
-def _container(pod: Raw, state: Raw) -> Raw:
+def container_status(pod: Raw, state: Raw) -> Raw:
     container = pod["spec"]["containers"][0]
     basics = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
     return {**basics, "ready": "running" in state, "state": state}
 
 
-def _gpus(pod: Raw) -> int:
+def gpus_of(pod: Raw) -> int:
     limits = ((item.get("resources") or {}).get("limits") or {} for item in pod["spec"]["containers"])
     return sum(int(limit.get(GPU, 0)) for limit in limits)
 

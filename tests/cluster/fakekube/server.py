@@ -23,6 +23,7 @@ KINDS = {
     "namespaces": "Namespace",
     "events": "Event",
     "configmaps": "ConfigMap",
+    "secrets": "Secret",
     "podgroups": "PodGroup",
 }
 NAMESPACED = ("pods", "events")

@@ -225,11 +225,11 @@ class Lab:
                 "LONGHAUL_LISTEN_ADDRESS": f"127.0.0.1:{self.training_port}",
                 "LONGHAUL_LEASE_SECONDS": "3",
                 "LONGHAUL_RECONNECT_SECONDS": "5",
+                **self.training_environment(),
             },
         )
         self.nodes = [f"node-{number}" for number in range(nodes)]
-        for node in self.nodes:
-            start_node(self.cluster, node, gpus=1)
+        self.start_nodes()
         self.checkpoint.start()
         self.training.start()
         secure = {"token": USER_TOKEN, "tls_ca": authority.certificate}
@@ -256,9 +256,20 @@ class Lab:
         self.checkpoint_channel.close()
         self.training.stop()
         self.checkpoint.stop()
+        self.stop_nodes()
+        self.upstream.stop()
+
+    def training_environment(self) -> dict[str, str]:
+        """What the training service is told beside the addresses."""
+        return {}
+
+    def start_nodes(self) -> None:
+        for node in self.nodes:
+            start_node(self.cluster, node, gpus=1)
+
+    def stop_nodes(self) -> None:
         for node in running_nodes(self.cluster):
             stop_node(self.cluster, node)
-        self.upstream.stop()
 
     def create_run(self, run_id: str, config: dict[str, Any], **resources: int) -> training_run_pb2.TrainingRun:
         values = Struct()

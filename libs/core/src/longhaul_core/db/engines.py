@@ -20,6 +20,10 @@ from longhaul_core.errors import InvalidArgument
 BUSY_TIMEOUT_MS = 10_000
 """How long SQLite waits for another process's write transaction."""
 
+STALLED_SECONDS = 5
+"""A transaction whose process does nothing for this long is rolled back by the server. Else a replica that is paused in
+the middle of a write would hold its locks, the lease's among them, and no other could take over."""
+
 POOL_SIZE = 16
 """Connections a process, above its worker threads (see `database.py`)."""
 
@@ -53,7 +57,7 @@ def open_engine(url: URL) -> Engine:
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=POOL_SIZE,
         max_overflow=0,
@@ -61,6 +65,8 @@ def open_engine(url: URL) -> Engine:
         json_serializer=encode_json,
         connect_args={"connect_timeout": 5, "application_name": "longhaul"},
     )
+    event.listen(engine, "connect", _configure_postgres)
+    return engine
 
 
 def writing(engine: Engine) -> Engine:
@@ -98,6 +104,12 @@ def _open_sqlite(url: URL) -> Engine:
         engine.dispose()
         raise translate(error, url) from error
     return engine
+
+
+def _configure_postgres(connection: Any, record: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{STALLED_SECONDS}s'")
+    connection.commit()
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:

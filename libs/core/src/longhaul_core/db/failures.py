@@ -14,6 +14,8 @@ _DAMAGED = ("malformed", "not a database", "file is encrypted")
 _UNUSABLE = ("disk is full", "unable to open", "readonly", "disk I/O error")
 _RETRIED_SQLSTATES = {"40001", "40P01"}
 """Serialization failure and deadlock: the transaction did nothing and may be run again."""
+_STALLED_SQLSTATE = "25P03"
+"""This process was paused in the middle of a transaction, and the server has rolled it back."""
 _DISK_FULL_SQLSTATE = "53100"
 _NEARLY_FULL_BYTES = 1 << 20
 
@@ -96,7 +98,11 @@ def _translate_sqlite(error: DBAPIError, path: Path) -> LonghaulError:
 
 def _is_connection_failure(error: DBAPIError) -> bool:
     state = _sqlstate(error)
-    return (not state and type(error.orig).__name__ == "OperationalError") or state[:2] in {"08", "57"}
+    return (
+        (not state and type(error.orig).__name__ == "OperationalError")
+        or state[:2] in {"08", "57"}
+        or state == _STALLED_SQLSTATE
+    )
 
 
 def _sqlstate(error: DBAPIError) -> str:

@@ -95,6 +95,7 @@ class Service:
     """A client of the running service."""
 
     stub: node_health_pb2_grpc.NodeHealthServiceAsyncStub
+    address: str
 
     async def get(self, node: str) -> pb.NodeHealth:
         return await self.stub.GetNodeHealth(pb.GetNodeHealthRequest(name=f"nodes/{node}"))
@@ -168,7 +169,7 @@ async def site(machines: Machines, tmp_path: Path, exporter: Exporter) -> AsyncI
 async def serving(site: Site, **changes: Any) -> AsyncIterator[Service]:
     async with running_service(site.settings(**changes), build) as address:
         channel = connect(address)
-        yield Service(node_health_pb2_grpc.NodeHealthServiceStub(channel))
+        yield Service(node_health_pb2_grpc.NodeHealthServiceStub(channel), address)
         await channel.close()
 
 

@@ -1,12 +1,14 @@
 """`longhaul nodes`: health of the nodes, why one is out, and putting it back."""
 
 import getpass
+import time
 from typing import Annotated
 
 import typer
 from longhaul.gpuhealth.v1 import node_health_pb2
 from rich.text import Text
 
+from longhaul_client.cli import node_views
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import age, state_name
@@ -54,15 +56,24 @@ def show_nodes(context: typer.Context, json: JsonOption = False) -> None:
             _state(health.state),
             "yes" if health.schedulable else "no",
             len(health.gpus),
+            ", ".join(sorted({gpu.job.run for gpu in health.gpus if gpu.job.run})),
             age(health.last_scrape_time),
-            health.reason.message,
+            _reason(health),
         )
         for health in nodes
     ]
-    print_table(["NODE", "STATE", "SCHEDULABLE", ">GPUS", ">SCRAPED", "REASON"], rows, empty="no nodes")
+    print_table(["NODE", "STATE", "SCHEDULABLE", ">GPUS", "RUN", ">SCRAPED", "REASON"], rows, empty="no nodes")
     if nodes:
         console.print()
         _print_heat_map(nodes)
+
+
+def _reason(health: node_health_pb2.NodeHealth) -> str:
+    """Why, and how far the repair is."""
+    if not health.repair.session:
+        return health.reason.message
+    stage = state_name(node_health_pb2.RepairStage.Name(health.repair.stage), "REPAIR_STAGE_")
+    return f"{health.reason.message}; {stage}{': ' if health.repair.message else ''}{health.repair.message}"
 
 
 def _print_heat_map(nodes: list[node_health_pb2.NodeHealth]) -> None:
@@ -112,11 +123,14 @@ def rules(context: typer.Context, json: JsonOption = False) -> None:
             rule.id,
             rule.condition,
             state_name(node_health_pb2.Severity.Name(rule.severity), "SEVERITY_"),
-            state_name(node_health_pb2.HealthAction.Name(rule.action), "HEALTH_ACTION_"),
+            state_name(node_health_pb2.HealthAction.Name(rule.action), "HEALTH_ACTION_")
+            + (" when idle" if rule.when_idle else "")
+            + (" (shadow)" if rule.shadow else ""),
+            state_name(node_health_pb2.Remedy.Name(rule.remedy), "REMEDY_"),
         )
         for rule in answer.rules
     ]
-    print_table(["RULE", "CONDITION", "SEVERITY", "ACTION"], rows, empty="no rules")
+    print_table(["RULE", "CONDITION", "SEVERITY", "ACTION", "REMEDY"], rows, empty="no rules")
     console.print(f"version {answer.version}" + (f"; not loaded: {answer.load_error}" if answer.load_error else ""))
 
 
@@ -151,3 +165,52 @@ def release(
         request = node_health_pb2.ReleaseNodeRequest(name=f"nodes/{node}", reason=reason, author=getpass.getuser())
         health = call(client.nodes.ReleaseNode, request)
     console.print(f"{node}: {_state(health.state)}")
+
+
+@app.command("override")
+def override(
+    context: typer.Context,
+    node: NodeArgument,
+    state: Annotated[str, typer.Option(help="healthy, quarantined, or none to end the override.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with the node.")] = "",
+    hours: Annotated[float, typer.Option(min=0.0, help="For how long; 0: until it is taken back.")] = 0.0,
+) -> None:
+    """Overrule the verdict of a node.
+
+    Example: longhaul nodes override node-1 --state healthy --reason "sensor is broken" --hours 24
+    """
+    request = node_health_pb2.SetNodeOverrideRequest(name=f"nodes/{node}")
+    if state != "none":
+        request.override.state = _wanted_state(state)
+        request.override.reason, request.override.author = reason, getpass.getuser()
+        if hours:
+            request.override.expire_time.FromSeconds(int(time.time() + hours * 3600))
+    with session_of(context).client() as client:
+        health = call(client.nodes.SetNodeOverride, request)
+    console.print(f"{node}: {_state(health.state)}")
+
+
+def _wanted_state(text: str) -> node_health_pb2.HealthState.ValueType:
+    states = {"healthy": node_health_pb2.HEALTH_STATE_HEALTHY, "quarantined": node_health_pb2.HEALTH_STATE_QUARANTINED}
+    if text not in states:
+        raise typer.BadParameter(f"{text!r} is none of healthy, quarantined, none", param_hint="--state")
+    return states[text]
+
+
+@app.command("burn-in")
+def burn_in(context: typer.Context, node: NodeArgument) -> None:
+    """Ask for a burn-in of a node; training runs it once the GPUs are free.
+
+    A node that is out for repair is released if it passes. `longhaul nodes explain NODE` shows the result.
+
+    Example: longhaul nodes burn-in node-1
+    """
+    request = node_health_pb2.RequestBurnInRequest(name=f"nodes/{node}", author=getpass.getuser())
+    with session_of(context).client() as client:
+        health = call(client.nodes.RequestBurnIn, request)
+    console.print(f"{node}: {_state(health.state)}, burn-in {health.burn_in.session} asked for")
+
+
+app.command("ranks")(node_views.ranks)
+app.command("budget")(node_views.budget)
+app.command("replay")(node_views.replay)

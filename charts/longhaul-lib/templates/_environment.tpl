@@ -12,6 +12,22 @@
 {{- end }}
 {{- end -}}
 
+{{- define "longhaul.users" -}}
+{{- with .Values.global.auth }}
+{{- if and .existingSecret .usersKey }}
+- name: LONGHAUL_USERS_FILE
+  value: /etc/longhaul/users/users.yaml
+{{- end }}
+{{- if and .existingSecret .podTokenKey }}
+- name: LONGHAUL_POD_TOKEN_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .podTokenKey }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "longhaul.trust" -}}
 {{- if ne .Values.global.tls.mode "none" }}
 - name: LONGHAUL_TLS_CA
@@ -83,6 +99,7 @@
   value: {{ include "longhaul.addressOf" (dict "root" $ "service" $name) | quote }}
 {{- end }}
 {{- include "longhaul.token" . }}
+{{- include "longhaul.users" . }}
 {{- if ne $global.tls.mode "none" }}
 - name: LONGHAUL_TLS_CERTIFICATE
   value: /etc/longhaul/tls/tls.crt

@@ -104,7 +104,14 @@ containers:
         mountPath: /tmp
       - name: data
         mountPath: /var/lib/longhaul
-      {{- include "longhaul.tlsMount" . | nindent 6 }}
+      {{- with include "longhaul.tlsMount" . | trim }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- if and .Values.global.auth.existingSecret .Values.global.auth.usersKey }}
+      - name: users
+        mountPath: /etc/longhaul/users
+        readOnly: true
+      {{- end }}
       {{- if eq $service "training" }}
       - name: pods
         mountPath: /etc/longhaul/pods
@@ -136,7 +143,19 @@ volumes:
     emptyDir:
       sizeLimit: {{ .Values.scratchSize }}
     {{- end }}
-  {{- include "longhaul.tlsVolume" (dict "root" . "service" $service) | nindent 2 }}
+  {{- with include "longhaul.tlsVolume" (dict "root" . "service" $service) | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.global.auth }}
+  {{- if and .existingSecret .usersKey }}
+  - name: users
+    secret:
+      secretName: {{ .existingSecret }}
+      items:
+        - {key: {{ .usersKey }}, path: users.yaml}
+      defaultMode: 0440
+  {{- end }}
+  {{- end }}
   {{- if eq $service "training" }}
   - name: pods
     configMap:

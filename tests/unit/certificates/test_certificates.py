@@ -14,6 +14,7 @@ import grpc
 import pytest
 from longhaul_core.certificates.__main__ import main
 from longhaul_core.certificates.authority import KeyPair, create_authority, issue
+from longhaul_core.rpc.client import connect
 
 NOW = datetime.now(UTC)
 HOST = "longhaul-ingest.lab.svc"
@@ -166,3 +167,19 @@ def reaches(port: int, roots: bytes) -> bool:
         except grpc.RpcError as error:
             return bool(error.code() is grpc.StatusCode.UNIMPLEMENTED)  # type: ignore[attr-defined]
     return True
+
+
+async def test_channel_asks_for_the_name_that_it_is_told() -> None:
+    authority = create_authority("longhaul", NOW)
+    pair = issue(authority, ["longhaul-training-pods.lab.svc"], NOW)
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
+    await server.start()
+    codes = []
+    for name in ("longhaul-training-pods.lab.svc", ""):
+        async with connect(f"127.0.0.1:{port}", tls_ca=authority.certificate, tls_name=name) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary("/none/None")(b"", timeout=20)
+        codes.append(caught.value.code())
+    await server.stop(None)
+    assert codes == [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE]

@@ -40,6 +40,7 @@ MONITORED = under("global.serviceMonitor.enabled", True)
 SCALED = merge(POSTGRESQL, under("autoscaling.enabled", True))
 ON_METRIC = merge(SCALED, under("autoscaling.metric.enabled", True))
 RAY = under("global.engine.kind", "ray")
+TOKEN = under("global.auth.existingSecret", "token")
 LOCAL = under("global.storage.local.node", "node-1")
 
 SHARED: dict[str, Case] = {
@@ -63,7 +64,9 @@ SHARED: dict[str, Case] = {
     "global.storage.local.node": Case("node-1", r'PersistentVolume/.*values\[0\]: "node-1"'),
     "global.storage.local.path": Case("/srv", r'PersistentVolume/.*local\.path: "/srv"', LOCAL),
     "global.auth.existingSecret": Case("token", r'LONGHAUL_API_TOKEN.*name: "token"'),
-    "global.auth.key": Case("t", r'LONGHAUL_API_TOKEN.*key: "t"', under("global.auth.existingSecret", "token")),
+    "global.auth.key": Case("t", r'LONGHAUL_API_TOKEN.*key: "t"', TOKEN),
+    "global.auth.usersKey": Case("users", r'volumes\[users\].*key: "users"', TOKEN),
+    "global.auth.podTokenKey": Case("pods", r'POD_TOKEN_KEY.*key: "pods"', TOKEN),
     "global.tls.mode": Case("none", r'LONGHAUL_ALLOW_INSECURE\]\.value: "true"'),
     "global.tls.existingSecret": Case("other", r'secretName: "other"', TLS_BROUGHT),
     "global.tls.issuer.name": Case("two", r'Certificate/.*issuerRef\.name: "two"', CERT_MANAGER),

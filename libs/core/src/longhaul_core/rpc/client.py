@@ -22,6 +22,7 @@ MAXIMUM_MESSAGE_BYTES = 34 << 20
 """An uploaded tokenizer of 32 MiB and what goes around it: the largest message that any call promises to take."""
 
 _SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],  # over the pods behind a headless Service
     "methodConfig": [
         {
             "name": [{}],
@@ -33,7 +34,7 @@ _SERVICE_CONFIG = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 """Creates carry a request id, so a repetition of any call is safe."""
 
@@ -56,6 +57,7 @@ def connect(
     *,
     token: str | None = None,
     tls_ca: Path | bytes | None = None,
+    tls_name: str = "",
     deadline_seconds: float = DEFAULT_DEADLINE_SECONDS,
 ) -> grpc.aio.Channel:
     """Open a channel of the event loop; nothing is sent before the first call.
@@ -64,6 +66,7 @@ def connect(
         address: host:port.
         token: Bearer token that each call carries.
         tls_ca: PEM roots, or a file of them, or empty for those of the system: the channel is TLS. None: it is not.
+        tls_name: Name that the certificate must have; empty: the host of the address.
         deadline_seconds: For unary calls that are given none.
     """
     interceptors: list[Any] = [
@@ -74,8 +77,9 @@ def connect(
     ]
     if tls_ca is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
-    credentials = _credentials(tls_ca)
-    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS, interceptors=interceptors)
+    named = [("grpc.ssl_target_name_override", tls_name)] if tls_name else []
+    options = [*CHANNEL_OPTIONS, *named]
+    return grpc.aio.secure_channel(address, _credentials(tls_ca), options=options, interceptors=interceptors)
 
 
 def connect_sync(

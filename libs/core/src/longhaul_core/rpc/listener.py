@@ -24,6 +24,7 @@ SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.max_connection_age_ms", 300_000),  # so that clients find replicas that came later; streams live on
 )
 
 

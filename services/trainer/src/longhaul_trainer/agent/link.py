@@ -13,6 +13,7 @@ from contextlib import suppress
 import grpc
 from longhaul.training.v1 import agent_pb2, agent_pb2_grpc
 from longhaul_core.logging import get_logger
+from longhaul_core.net import split_address
 from longhaul_core.rpc.client import connect, from_rpc_error
 
 from longhaul_trainer.agent.outbox import Outbox
@@ -85,7 +86,7 @@ class ControllerLink:
             address = self._addresses[turn % len(self._addresses)]
 
     async def _stream(self, address: str) -> None:
-        async with connect(address, token=self._token, tls_ca=self._tls_ca) as channel:
+        async with connect(address, token=self._token, tls_ca=self._tls_ca, tls_name=self._name(address)) as channel:
             welcomed = asyncio.Event()
             call = agent_pb2_grpc.AgentServiceStub(channel).Connect(self._requests(welcomed))
             try:
@@ -99,6 +100,10 @@ class ControllerLink:
             finally:
                 call.cancel()
         raise ConnectionError("the controller closed the stream")
+
+    def _name(self, address: str) -> str:
+        """Name in the certificate of an address: a replica that we were sent to has that of the whole service."""
+        return "" if address in self._addresses else split_address(self._addresses[0])[0]
 
     async def _receive(self, call: AsyncIterable[agent_pb2.ConnectResponse], welcomed: asyncio.Event) -> None:
         responses = aiter(call)

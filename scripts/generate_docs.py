@@ -1,4 +1,4 @@
-"""Generate the pages that follow from the code: docs/recipe.md, docs/settings.md, docs/metrics.md, dashboards.
+"""Generate the pages that follow from the code: recipe, settings, metrics, the table of GPU health, dashboards.
 
 Usage: python scripts/generate_docs.py [--check]
 
@@ -23,6 +23,7 @@ from metrics_catalogue import metrics_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from rules_table import with_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 DASHBOARD_FOLDER = ROOT / "charts" / "longhaul" / "files" / "dashboards"
@@ -53,6 +54,7 @@ def main() -> None:
         ROOT / "docs" / "recipe.md": recipe_page(),
         ROOT / "docs" / "settings.md": settings_page(),
         ROOT / "docs" / "metrics.md": metrics_page(),
+        ROOT / "docs" / "gpu-health.md": with_rules(ROOT / "docs" / "gpu-health.md"),
         **{DASHBOARD_FOLDER / name: text for name, text in dashboard_pages().items()},
     }
     if check:

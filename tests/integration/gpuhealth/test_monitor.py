@@ -15,7 +15,7 @@ from longhaul_core.clock import SystemClock
 from longhaul_core.cluster import Node, NodePatch, PodSpec
 from longhaul_core.cluster.fake import FakeCluster
 from longhaul_core.db import Database
-from longhaul_core.errors import PermissionDenied
+from longhaul_core.errors import LonghaulError, PermissionDenied, Unavailable
 from longhaul_core.metrics import Metrics
 from longhaul_gpuhealth.adapters.marks import SESSION
 from longhaul_gpuhealth.adapters.records import NodeRecords
@@ -37,14 +37,14 @@ SCENARIO = Scenario.model_validate({"nodes": {"n[0-11]": {"gpus": 2}}, "events":
 
 @dataclass(slots=True)
 class Guarded(FakeCluster):
-    """Refuses to patch nodes while `forbidden`, as an API server without the right does."""
+    """Refuses to patch nodes, as an API server does without the right or while it is away."""
 
-    forbidden: bool = False
+    refusal: LonghaulError | None = None
     patched: list[str] = field(default_factory=list)
 
     async def patch_node(self, name: str, patch: NodePatch, *, expected_version: str | None = None) -> Node:
-        if self.forbidden:
-            raise PermissionDenied("may not patch nodes", reason="FORBIDDEN", action="grant patch on nodes")
+        if self.refusal is not None:
+            raise self.refusal
         if patch.unschedulable:
             self.patched.append(name)
         return await FakeCluster.patch_node(self, name, patch, expected_version=expected_version)
@@ -109,12 +109,20 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        PermissionDenied("may not patch nodes", reason="FORBIDDEN", action="grant patch on nodes"),
+        Unavailable("the API server is away", reason="UNREACHABLE"),
+    ],
+    ids=["forbidden", "away"],
+)
 async def test_refused_cordon_is_told_counted_and_tried_until_it_is_allowed(
-    world: World, eventually: Eventually
+    world: World, eventually: Eventually, refusal: LonghaulError
 ) -> None:
     async with world.replica() as (monitor, _):
         await eventually(lambda: world.all_in(HealthState.HEALTHY))
-        world.cluster.forbidden = True
+        world.cluster.refusal = refusal
         world.trigger("n3")
 
         async def told() -> bool:
@@ -122,13 +130,13 @@ async def test_refused_cordon_is_told_counted_and_tried_until_it_is_allowed(
 
         await eventually(told)
         stored = await monitor.records.get("n3")
-        assert "FORBIDDEN: may not patch nodes" in "\n".join(explain(stored.record, monitor.rules.rules))
+        assert f"{refusal.reason}: {refusal}" in "\n".join(explain(stored.record, monitor.rules.rules))
 
         async def tried_again() -> bool:
-            return bool(monitor.measures.actions.labels("mark", "FORBIDDEN")._value.get() >= 2)
+            return bool(monitor.measures.actions.labels("mark", refusal.reason)._value.get() >= 2)
 
         await eventually(tried_again)
-        world.cluster.forbidden = False
+        world.cluster.refusal = None
 
         async def marked() -> bool:
             return (await world.cluster.get_node("n3")).unschedulable

@@ -89,6 +89,23 @@ def test_decision_repeated_with_nothing_new_changes_nothing_material(story: Stor
     assert (decision.record.material, decision.budget, decision.occurrences) == (before, budget, ())
 
 
+def test_marks_put_on_late_by_a_released_session_are_taken_off(story: Story) -> None:
+    story.see(finding())
+    story.mark()
+    late = story.session_on_node
+    decision = release(story.record, story.budget, POLICY, now=story.now, reason="fixed", by="ada")
+    story.record, story.budget = decision.record, decision.budget
+    story.unmark()
+    story.see()
+    story.session_on_node = late
+    assert story.types(story.see()) == ["LATE_MARKS"]
+    assert story.record.releasing == late
+    story.unmark()
+    story.session_on_node = "of-another-installation"
+    story.see()
+    assert story.record.releasing == ""
+
+
 def test_gpus_that_compute_drain_by_checkpoint(story: Story) -> None:
     story.see(finding("ecc-double-bit", action=HealthAction.DRAIN, computes=True))
     assert story.record.drain is not None

@@ -18,7 +18,7 @@ from longhaul_gpuhealth.domain.verbs import Policy
 
 SILENT_POLLS = 3
 """A node that misses as many polls is UNKNOWN."""
-MINIMUM_LEASE_SECONDS = 1.2
+MINIMUM_LEASE_SECONDS = 2.4
 HOOK_TIMEOUT_SECONDS = 10.0
 
 
@@ -72,7 +72,7 @@ class GpuHealthSettings(ServiceSettings):
     prometheus_timeout_seconds: float = Field(10.0, gt=0, description="for a full answer of Prometheus")
     shards: int = Field(16, ge=1, le=1024, description="of nodes, spread over the replicas; the same on all")
     lease_seconds: float = Field(
-        0.0, ge=0, description="after which another replica takes over; 0: 1.2 scrape intervals, 1.2 s at least"
+        0.0, ge=0, description="after which another replica takes over; 0: 1.2 scrape intervals, 2.4 s at least"
     )
 
     @property
@@ -87,7 +87,7 @@ class GpuHealthSettings(ServiceSettings):
 
     @property
     def lease_ttl_seconds(self) -> float:
-        """With the default, a dead replica's nodes are scraped again within two intervals."""
+        """With the default, a dead replica's nodes are scraped again within two intervals of 2 s or more."""
         return self.lease_seconds or max(MINIMUM_LEASE_SECONDS, 1.2 * self.scrape_interval_seconds)
 
     def open_discovery(self) -> Discovery:

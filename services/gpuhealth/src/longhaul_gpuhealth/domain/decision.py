@@ -92,8 +92,16 @@ class _Step:
         )
 
     def heed_removed_marks(self) -> None:
-        """Someone else took our marks off: that is a release by hand, not a reason to mark again."""
+        """Someone else took our marks off: that is a release by hand, not a reason to mark again.
+
+        Marks of a session that was released already were put on by a replica that woke up late: off with them.
+        """
         current = self.record.quarantine
+        late = self.situation.facts.session
+        if current is None and late and late == self.record.released_session and not self.record.releasing:
+            self.record = replace(self.record, releasing=late)
+            self.told.append(Occurrence("LATE_MARKS", "STALE_SESSION", f"marks of the released session {late}"))
+            return
         if current is None or not current.marked or self.situation.facts.session == current.session:
             return
         decision = release(

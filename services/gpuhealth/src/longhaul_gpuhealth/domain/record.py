@@ -107,6 +107,7 @@ class NodeRecord:
         burn_in: The last burn-in, or the one that is asked for.
         trouble: Why the cluster refuses its marks; it is tried again. Empty: it does not.
         releasing: Session whose marks are still to be taken off the node; empty: none.
+        released_session: The last session that was released; marks of it are none that count.
         released_at: When it was last put back; findings from before are forgotten.
         recovering_until: Until when it is watched after that.
         quarantines: Times of the quarantines of the last seven days.
@@ -132,6 +133,7 @@ class NodeRecord:
     burn_in: BurnIn | None = None
     trouble: str = ""
     releasing: str = ""
+    released_session: str = ""
     released_at: float | None = None
     recovering_until: float | None = None
     quarantines: tuple[float, ...] = ()

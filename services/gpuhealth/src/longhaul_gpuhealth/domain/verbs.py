@@ -65,6 +65,7 @@ def release(record: NodeRecord, budget: Budget, policy: Policy, *, now: float, r
         waiting="",
         findings=(),
         releasing=record.quarantine.session,
+        released_session=record.quarantine.session,
         released_at=now,
         recovering_until=now + policy.recovery_seconds,
         override=None if orders(record.override, HealthState.QUARANTINED) else record.override,

@@ -193,7 +193,7 @@ class Monitor:
                 if change.gained:
                     await self._adopt(parts, change.gained)
                 self.measures.shards.set(len(parts.leases.owned))
-            await self.clock.sleep(ttl / 4)
+            await self.clock.sleep(ttl / 3)
 
     async def _adopt(self, parts: _Parts, shards: frozenset[int]) -> None:
         stored = await self.records.all()

@@ -23,6 +23,7 @@ from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Measured, Stepper
 from longhaul_trainer.loop.stops import AnomalyStop, AttemptFailed, Preempted
 from longhaul_trainer.loop.throughput import Throughput
+from longhaul_trainer.loop.trackers import Trackers
 from longhaul_trainer.loop.validation import Validation
 from longhaul_trainer.parallel.gate import check_replicas
 from longhaul_trainer.parallel.grid import Grid
@@ -60,6 +61,7 @@ class Training:
     control: Control
     throughput: Throughput
     history: History
+    trackers: Trackers
     state: TrainerState
     saved_position: int
     _overdue: bool = field(default=False, init=False)
@@ -272,23 +274,23 @@ class Training:
             extra |= {f"epochs/{source}": count for source, count in epochs.items()}
         if self.throughput.peak_flops is not None:
             extra["peak_flops"] = self.throughput.peak_flops
-        self.reporter.row(
-            StepRow(
-                step=self.state.step,
-                time=time.time(),
-                loss=measured.loss,
-                learning_rate=rate,
-                gradient_norm=measured.gradient_norm,
-                tokens=self.state.tokens,
-                tokens_per_second=self.config.tokens_at(self.state.step) / seconds,
-                step_seconds=seconds,
-                data_wait_seconds=self.loader.wait_seconds,
-                checkpoint_stall_seconds=self._stall_seconds,
-                validation_loss=validation_loss,
-                mfu=self.throughput.utilisation(seconds),
-                extra=extra,
-            )
+        row = StepRow(
+            step=self.state.step,
+            time=time.time(),
+            loss=measured.loss,
+            learning_rate=rate,
+            gradient_norm=measured.gradient_norm,
+            tokens=self.state.tokens,
+            tokens_per_second=self.config.tokens_at(self.state.step) / seconds,
+            step_seconds=seconds,
+            data_wait_seconds=self.loader.wait_seconds,
+            checkpoint_stall_seconds=self._stall_seconds,
+            validation_loss=validation_loss,
+            mfu=self.throughput.utilisation(seconds),
+            extra=extra,
         )
+        self.reporter.row(row)
+        self.trackers.row(row)
 
     def _save_if_due(self, *, busy: bool, wanted: bool) -> None:
         """Starts a save where one is due or overdue and no rank is still writing; the last step's save waits.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from longhaul_trainer.model.flex import attend
 from longhaul_trainer.model.frame import Frame
 from longhaul_trainer.model.norm import make_norm
 from longhaul_trainer.model.rope import rotate
@@ -36,8 +37,16 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, frame.rotation), rotate(keys, frame.rotation)
         if frame.gather is not None:
             keys, values = frame.gather(keys), frame.gather(values)
+        mixed = self._attend(queries, keys, values, frame)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return out
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, frame: Frame) -> Tensor:
+        """[B, H, T, head_size] each; the portable path takes a mask, the fast one a mask of blocks."""
+        if frame.flex:
+            return attend(queries, keys, values, frame.blocks(self.window))
         mask = frame.mask(self.window)
-        mixed = functional.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(
             queries,
             keys,
             values,
@@ -46,8 +55,6 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
             enable_gqa=self.grouped,
         )
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
-        return out
 
     def _split(self, projected: Tensor, norm: nn.Module | None) -> Tensor:
         """[B, T, H · head_size] to [B, H, T, head_size]; this rank may hold some of the heads only."""

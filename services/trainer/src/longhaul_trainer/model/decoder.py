@@ -76,6 +76,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.shape, self.first, self.last = shape, first, last
         self.context: ContextSplit | None = None
+        self.flex = False
         hidden = shape.hidden_size
         if first or (last and shape.tied_embeddings):
             self.embed_tokens = nn.Embedding(shape.vocabulary_size, hidden)
@@ -101,7 +102,8 @@ class Decoder(nn.Module):
         """
         context, device = self.context, positions.device
         columns = None if context is None else context.columns(positions.shape[1], device)
-        frame = make_frame(self.shape, self.rotary, positions, columns, None if context is None else context.gather)
+        gather = None if context is None else context.gather
+        frame = make_frame(self.shape, self.rotary, positions, columns, gather, flex=self.flex)
         hidden = self._embed(inputs, positions, columns) if self.first else inputs
         for block in self.layers.values():
             hidden = block(hidden, frame)

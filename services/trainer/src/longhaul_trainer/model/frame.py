@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from longhaul_core.recipe import Position
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
+from longhaul_trainer.model.flex import block_mask
 from longhaul_trainer.model.mask import alibi_bias, document_mask
 from longhaul_trainer.model.rope import RotaryTable, Rotation
 from longhaul_trainer.model.shape import DecoderShape
@@ -29,7 +31,15 @@ class Frame:
     positions: Tensor
     columns: Tensor | None = None
     gather: Gather | None = None
+    flex: bool = False
     _masks: dict[int, Tensor | None] = field(default_factory=dict)
+    _blocks: dict[int, BlockMask] = field(default_factory=dict)
+
+    def blocks(self, window: int) -> BlockMask:
+        """Mask of layers with this window, for FlexAttention."""
+        if window not in self._blocks:
+            self._blocks[window] = block_mask(self.positions, window, self.columns)
+        return self._blocks[window]
 
     def mask(self, window: int) -> Tensor | None:
         """Mask of layers with this window, or a bias where positions are ALiBi; None: plainly causal."""
@@ -54,7 +64,9 @@ def make_frame(
     positions: Tensor,
     columns: Tensor | None = None,
     gather: Gather | None = None,
+    *,
+    flex: bool = False,
 ) -> Frame:
     """The frame of a forward pass; masks are made when a layer first asks."""
     mine = positions if columns is None else positions[:, columns]
-    return Frame(shape, None if rotary is None else rotary(mine), positions, columns, gather)
+    return Frame(shape, None if rotary is None else rotary(mine), positions, columns, gather, flex)

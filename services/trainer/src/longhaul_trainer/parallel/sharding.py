@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from longhaul_core.recipe import Precision, TrainerConfig
+from longhaul_core.recipe import AttentionPath, Position, Precision, TrainerConfig
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from longhaul_trainer.model import Decoder, DecoderShape
+from longhaul_trainer.model.float8 import use_float8
 from longhaul_trainer.model.initialise import initialise
 from longhaul_trainer.model.moe import Experts, MixtureOfExperts
 from longhaul_trainer.parallel.context import ContextParallel
@@ -52,6 +53,9 @@ def build_model(shape: DecoderShape, config: TrainerConfig, grid: Grid) -> Built
         model = Decoder(shape, [layer for part in parts for layer in part], first=first, last=last)
     if grid.size("tensor") > 1:
         split_matrices(model, grid.mesh["tensor"])
+    if config.runtime.precision is Precision.FLOAT8:
+        use_float8(model, device)
+    model.flex = uses_flex(config.runtime.attention, shape, device)
     recompute_blocks(model, config.runtime.recomputation)
     if config.runtime.compile:
         for block in model.layers.values():
@@ -67,6 +71,12 @@ def build_model(shape: DecoderShape, config: TrainerConfig, grid: Grid) -> Built
     initialise(model, config.seed, shape)
     tied_copy = last and not first and shape.tied_embeddings
     return Built(model, tuple(stages), _TIED if tied_copy else frozenset())
+
+
+def uses_flex(path: AttentionPath, shape: DecoderShape, device: torch.device) -> bool:
+    """Whether attention takes the fast path: on GPUs, unless a choice of the model has no mask of blocks."""
+    possible = shape.position is not Position.ALIBI and shape.dropout == 0.0
+    return possible and (path is AttentionPath.FLEX or (path is AttentionPath.AUTO and device.type == "cuda"))
 
 
 def stage_layers(layers: int, stages: int, stage: int) -> range:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -23,9 +25,13 @@ _log = get_logger(__name__)
 
 
 def run_worker(channel_descriptor: int) -> NoReturn:
-    """Waits for an assignment, carries it out, and ends the process with its code."""
+    """Waits for an assignment, carries it out, and ends the process with its code.
+
+    SIGUSR1 writes the stacks of all threads to the log.
+    """
     control = Control()
     signal.signal(signal.SIGTERM, lambda *_: control.request_stop())
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     channel = Channel(channel_descriptor)
     message = channel.receive()
     if not isinstance(message, Assignment):
@@ -56,6 +62,7 @@ def _train(assignment: Assignment, channel: Channel, control: Control) -> None:
     device = choose_device(config.runtime.device.value, assignment.local_rank)
     if config.runtime.deterministic:
         be_deterministic()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(assignment.scratch_dir) / "compiled")
 
     def join() -> RankGroup:
         return open_group(

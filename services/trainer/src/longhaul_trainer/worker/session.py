@@ -37,6 +37,7 @@ from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.loop.stops import AttemptFailed
 from longhaul_trainer.loop.throughput import make_throughput
+from longhaul_trainer.loop.trackers import Trackers, open_trackers
 from longhaul_trainer.loop.training import Training
 from longhaul_trainer.loop.validation import Validation
 from longhaul_trainer.model import DecoderShape
@@ -116,6 +117,7 @@ class Session:
             control=self.control,
             throughput=make_throughput(shape, self.config, self.group),
             history=self,
+            trackers=self._open_trackers(),
             state=state,
             saved_position=saved_position,
         )
@@ -173,6 +175,11 @@ class Session:
             shape=shape.to_document(),
             config=self.config,
         )
+
+    def _open_trackers(self) -> Trackers:
+        if self.group.rank:
+            return Trackers({})
+        return open_trackers(self.config.metrics, run=self.assignment.run, folder=Path(self.assignment.scratch_dir))
 
     def _start(self, shape: DecoderShape) -> TrainerState:
         """The state before the first step: random values, those of another run, or those of a published model."""

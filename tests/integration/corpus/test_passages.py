@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datatrove.utils.dataset import DatatroveFileDataset
 from longhaul_core.errors import FailedPrecondition
 from longhaul_core.objects import FilesystemStore
 from longhaul_corpus.adapters.steps.run import STEPS
@@ -25,6 +27,7 @@ from longhaul_corpus.domain.spec import (
     SamplingRule,
     TokenizerTraining,
 )
+from longhaul_corpus.export import main as export_main
 from tokenizers import Tokenizer
 
 from tests.unit.corpus.texts import library_texts
@@ -162,3 +165,28 @@ def test_evaluation_sets_are_checked_against_by_their_questions(tmp_path: Path) 
     guilty = [row for row in accounting(tmp_path) if row["outcome"] == "contaminated"]
     assert [row["rule"] for row in guilty] == ["arc"]
     assert "arc" not in json.loads((tmp_path / "set/manifest.json").read_text())["extra"]["eval_tasks"]
+
+
+def test_shards_are_read_by_datatrove_and_exported_to_megatron(tmp_path: Path) -> None:
+    build(tmp_path, [{"text": text} for text in library_texts()[:30]])
+    (shard,) = (tmp_path / "set/train").rglob("*.ds")
+    tokens, ends = np.fromfile(shard, dtype="<u2"), np.fromfile(f"{shard}.index", dtype="<u8").astype(np.int64)
+    theirs = DatatroveFileDataset(str(shard), seq_len=63, token_size=2)
+    assert theirs[1]["input_ids"].tolist() == tokens[64:128].tolist()
+
+    assert (
+        export_main(["--store", f"file://{tmp_path}", "--manifest", "set/manifest.json", "--out", str(tmp_path / "m")])
+        == 0
+    )
+    head = (tmp_path / "m/web-train.idx").read_bytes()
+    magic, version, code, sequences, documents = struct.unpack("<9sQBQQ", head[:34])
+    lengths = np.frombuffer(head, "<i4", sequences, 34)
+    offsets = np.frombuffer(head, "<i8", sequences, 34 + 4 * sequences)
+    assert (magic, version, code, documents) == (b"MMIDIDX\x00\x00", 1, 8, sequences + 1)
+    assert (np.cumsum(lengths) == ends).all()
+    assert (np.fromfile(tmp_path / "m/web-train.bin", "<u2") == tokens).all()
+    second = np.fromfile(tmp_path / "m/web-train.bin", "<u2", lengths[1], offset=int(offsets[1]))
+    assert (second == tokens[ends[0] : ends[1]]).all()
+    assert (
+        export_main(["--store", f"file://{tmp_path}", "--manifest", "set/none.json", "--out", str(tmp_path / "m")]) == 1
+    )

@@ -1,15 +1,17 @@
 """`longhaul datasets` and `longhaul tokenizers`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from longhaul.common.v1 import resource_pb2
-from longhaul.corpus.v1 import tokenizer_pb2
+from longhaul.corpus.v1 import corpus_build_pb2, tokenizer_pb2
 from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
 
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import age, quantity, short_name, size, state_name
+from longhaul_client.report.tokenizer_plot import tokenizer_plot
 from longhaul_client.sdk import call, pages
 
 datasets_app = typer.Typer(no_args_is_help=True, help="Clean documents that ingest made.")
@@ -154,3 +156,76 @@ def show_tokenizer(context: typer.Context, name: NameArgument, json: JsonOption 
         for s in tokenizer.status.scores
     ]
     print_table(["SOURCE", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"], scores, empty="not scored")
+
+
+@tokenizers_app.command("compare")
+def compare_tokenizers(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(help="Ids or full names of two or more.", metavar="NAME...")],
+    dataset: Annotated[str, typer.Option(help="Dataset to take the sample from.")],
+    documents: Annotated[int, typer.Option(help="Documents of the sample.")] = 200,
+    plot: Annotated[Path | None, typer.Option(help="Write the figures as an SVG here.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Score candidates side by side on one sample, by source and by language.
+
+    Example: longhaul tokenizers compare small large --dataset my-data --plot tokenizers.svg
+    """
+    session = session_of(context)
+    scores = {}
+    with session.client() as client:
+        for name in names:
+            request = tokenizer_pb2.ScoreTokenizerRequest(
+                name=session.resource(name, "tokenizers"),
+                dataset=session.resource(dataset, "datasets"),
+                documents=documents,
+            )
+            scores[name] = list(call(client.tokenizers.ScoreTokenizer, request).scores)
+    if plot is not None:
+        plot.write_text(tokenizer_plot(scores), encoding="utf-8")
+    if json:
+        print_json(scores)
+        return
+    rows = [
+        (
+            s.source,
+            name,
+            f"{s.fertility:.3f}",
+            f"{s.continued_word_proportion:.1%}",
+            f"{s.bytes_per_token:.2f}",
+            s.words,
+        )
+        for name, found in scores.items()
+        for s in found
+    ]
+    columns = ["SAMPLE", "TOKENIZER", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"]
+    print_table(columns, sorted(rows, key=lambda row: row[0] == "total"), empty="not scored")
+
+
+@tokenizers_app.command("train")
+def train_tokenizer(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Id of the new tokenizer.")],
+    dataset: Annotated[str, typer.Option(help="Dataset to train on.")],
+    vocabulary_size: Annotated[int, typer.Option(help="Entries; a multiple of 128 is best.")] = 32768,
+    algorithm: Annotated[str, typer.Option(help="bpe or unigram.")] = "bpe",
+    digits: Annotated[str, typer.Option(help="individual, triples or none.")] = "individual",
+    maximum_bytes: Annotated[int, typer.Option(help="Sample the text down to this; 0: all.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Train a candidate on a dataset; the corpus service goes on by itself.
+
+    Example: longhaul tokenizers train large --dataset my-data --vocabulary-size 65536
+    """
+    session = session_of(context)
+    training = corpus_build_pb2.TokenizerTraining(
+        vocabulary_size=vocabulary_size, algorithm=algorithm, digits=digits, maximum_bytes=maximum_bytes
+    )
+    with session.client() as client:
+        spec = tokenizer_pb2.TokenizerSpec(training=training, datasets=[session.resource(dataset, "datasets")])
+        request = tokenizer_pb2.CreateTokenizerRequest(parent=session.parent, tokenizer_id=name, spec=spec)
+        made = call(client.tokenizers.CreateTokenizer, request)
+    if json:
+        print_json(made)
+        return
+    console.print(f"{made.metadata.name}: see `longhaul tokenizers show {name}`")

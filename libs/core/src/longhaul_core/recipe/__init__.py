@@ -1,6 +1,6 @@
 """Sections of a recipe that client and services share; longhaul_client.recipes reads the whole document."""
 
-from longhaul_core.recipe.batches import BatchRamp, ContextStage, DataConfig
+from longhaul_core.recipe.batches import BatchRamp, ContextStage, DataConfig, MixtureStage, Packing
 from longhaul_core.recipe.cleaning import CleaningConfig, ExtractionMode, FilterConfig, SourceConfig, SourceKind
 from longhaul_core.recipe.corpus import (
     ContaminationAction,
@@ -74,11 +74,13 @@ __all__ = [
     "LayoutConfig",
     "LossConfig",
     "MetricsConfig",
+    "MixtureStage",
     "ModelConfig",
     "MoeConfig",
     "Norm",
     "OptimizerConfig",
     "OptimizerKind",
+    "Packing",
     "PipelineSchedule",
     "PodConfig",
     "Position",

@@ -1,5 +1,7 @@
 """How batches are drawn from the token set."""
 
+from enum import StrEnum
+from itertools import pairwise
 from typing import Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -25,6 +27,21 @@ class ContextStage(Section):
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="empty: as before")
 
 
+class Packing(StrEnum):
+    """How documents become sequences of one length."""
+
+    CONCATENATE = "concatenate"
+    BEST_FIT = "best_fit"
+
+
+class MixtureStage(Section):
+    """Weights of the sources from a step on, reached over a ramp; such as the best data for the decay."""
+
+    from_step: PositiveInt
+    ramp_steps: NonNegativeInt = Field(0, description="from the weights before to these, evenly")
+    mixture: dict[str, PositiveFloat] = Field(min_length=1, description="weights by source; others get none")
+
+
 class DataConfig(Section):
     """How batches are drawn from the token set."""
 
@@ -37,13 +54,22 @@ class DataConfig(Section):
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="weights; empty: the token set's own")
     batch_ramp: list[BatchRamp] = Field(default_factory=list, description="smaller batches at the beginning")
     context_stages: list[ContextStage] = Field(default_factory=list, description="longer contexts later on")
+    mixture_stages: list[MixtureStage] = Field(default_factory=list, description="other weights later on")
+    packing: Packing = Field(
+        Packing.CONCATENATE,
+        description="best_fit: only documents longer than a sequence are cut; rests are padded",
+    )
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         for name, steps in (
             ("batch_ramp", [part.until_step for part in self.batch_ramp]),
             ("context_stages", [stage.after_step for stage in self.context_stages]),
+            ("mixture_stages", [stage.from_step for stage in self.mixture_stages]),
         ):
             if steps != sorted(set(steps)):
                 raise ValueError(f"{name}: steps must rise, not {steps}")
+        for before, after in pairwise(self.mixture_stages):
+            if before.from_step + before.ramp_steps > after.from_step:
+                raise ValueError(f"mixture_stages: step {after.from_step} lies in the ramp from {before.from_step}")
         return self

@@ -1,15 +1,17 @@
-"""Byte-level BPE tokenizers: training, import, and encoding of documents.
+"""Tokenizers: training, import, and encoding of documents.
 
 Training is deterministic: the same texts give the same file, byte for byte, in whatever order they come.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from longhaul_core.errors import FailedPrecondition, InvalidArgument
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from longhaul_corpus.domain.sentencepiece import read_sentencepiece
 from longhaul_corpus.domain.spec import BYTE_ALPHABET, END_OF_TEXT, TokenizerTraining
 
 UINT16_VOCABULARY = 1 << 16
@@ -24,22 +26,17 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
 def train_tokenizer(batches: Iterable[list[str]], training: TokenizerTraining) -> Tokenizer:
-    """Train a byte-level BPE tokenizer on batches of texts.
+    """Train a tokenizer on batches of texts: byte-level BPE, or unigram over the same bytes.
+
+    Both work on bytes shown as characters, so that no text is outside the vocabulary.
 
     Raises:
         FailedPrecondition: the texts do not hold enough repeated pairs for the vocabulary (VOCABULARY_TOO_LARGE).
     """
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE() if training.algorithm == "bpe" else models.Unigram())
     tokenizer.pre_tokenizer = _pre_tokenizer(training)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=training.vocabulary_size,
-        min_frequency=MINIMUM_PAIR_COUNT,
-        special_tokens=list(training.specials),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(batches, trainer)
+    tokenizer.train_from_iterator(batches, _trainer(training))
     reached = tokenizer.get_vocab_size()
     if reached < training.vocabulary_size:
         raise FailedPrecondition(
@@ -51,20 +48,35 @@ def train_tokenizer(batches: Iterable[list[str]], training: TokenizerTraining) -
     return tokenizer
 
 
+def _trainer(training: TokenizerTraining) -> trainers.Trainer:
+    common: dict[str, Any] = {
+        "vocab_size": training.vocabulary_size,
+        "special_tokens": list(training.specials),
+        "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
+        "show_progress": False,
+    }
+    if training.algorithm == "unigram":
+        return trainers.UnigramTrainer(unk_token=training.end_of_text, **common)
+    return trainers.BpeTrainer(min_frequency=MINIMUM_PAIR_COUNT, **common)
+
+
 def read_tokenizer(document: bytes, end_of_text: str = "") -> tuple[Tokenizer, str]:
-    """Read a `tokenizer.json`; returns it with its end-of-text token, the first usual one where none is named.
+    """Read a `tokenizer.json` or a SentencePiece model; returns it with its end-of-text token.
+
+    Where none is named, the first usual one is taken.
 
     Raises:
         InvalidArgument: it is not one (TOKENIZER_INVALID), or lacks the end-of-text token (END_OF_TEXT_MISSING).
     """
     try:
-        tokenizer = Tokenizer.from_str(document.decode())
+        looks_like_json = document.lstrip()[:1] == b"{"
+        tokenizer = Tokenizer.from_str(document.decode()) if looks_like_json else read_sentencepiece(document)
     except Exception as error:  # tokenizers raises bare Exception
         raise InvalidArgument(
             f"The tokenizer file cannot be read: {error}",
             reason="TOKENIZER_INVALID",
             violations=[("tokenizer_json", str(error))],
-            action="Give a tokenizer.json as the tokenizers library saves it.",
+            action="Give a tokenizer.json as the tokenizers library saves it, or a SentencePiece model.",
         ) from error
     candidates = (end_of_text,) if end_of_text else USUAL_END_OF_TEXT
     for candidate in candidates:
@@ -133,6 +145,8 @@ def _pre_tokenizer(training: TokenizerTraining) -> pre_tokenizers.PreTokenizer:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if training.digits == "none":
         return byte_level
+    if training.digits == "triples":
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"), byte_level])
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
 
 

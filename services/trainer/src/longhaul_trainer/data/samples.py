@@ -10,11 +10,12 @@ from blake3 import blake3
 from longhaul_core.errors import FailedPrecondition
 from numpy.typing import NDArray
 
-from longhaul_trainer.data.mixture import Mixture
+from longhaul_trainer.data.mixture import Mixture, Stage
+from longhaul_trainer.data.packing import PackedStream
 from longhaul_trainer.data.permutation import Indices, derive_key, permute
-from longhaul_trainer.data.tokens import TokenStream
+from longhaul_trainer.data.tokens import IGNORED_LABEL, TokenStream
 
-IGNORED_LABEL = -100
+__all__ = ["IGNORED_LABEL", "Batch", "SampleOrder", "read_sequences", "stripe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,17 @@ class SampleOrder:
 
     def __init__(
         self,
-        streams: Sequence[TokenStream],
+        streams: Sequence[TokenStream | PackedStream],
         weights: Sequence[float],
         *,
         sequence_length: int,
         seed: int,
         document_masking: bool,
+        stages: Sequence[Stage] = (),
     ) -> None:
         self.streams = list(streams)
         self.sequence_length = sequence_length
-        self._mixture = Mixture(weights, seed)
+        self._mixture = Mixture(weights, seed, stages)
         self._seed = seed
         self._document_masking = document_masking
         self._sizes = np.array([stream.sequences(sequence_length) for stream in streams], dtype=np.int64)
@@ -67,8 +69,8 @@ class SampleOrder:
         self._require_sequences()
 
     def _require_sequences(self) -> None:
-        for stream, size, quota in zip(self.streams, self._sizes, self._mixture.quotas, strict=True):
-            if quota and not size:
+        for stream, size, used in zip(self.streams, self._sizes, self._mixture.used, strict=True):
+            if used and not size:
                 raise FailedPrecondition(
                     f"Source {stream.name} has {stream.tokens} tokens, too few for one sequence of "
                     f"{self.sequence_length}",
@@ -128,8 +130,14 @@ class SampleOrder:
         return batch
 
 
-def read_sequences(stream: TokenStream, sequences: Indices, length: int, *, document_masking: bool) -> Batch:
+def read_sequences(
+    stream: TokenStream | PackedStream, sequences: Indices, length: int, *, document_masking: bool
+) -> Batch:
     """Sequences of one stream; without document_masking positions, and so attention, run on across documents."""
+    if isinstance(stream, PackedStream):
+        tokens, labels, positions = stream.read(sequences)
+        across = np.tile(np.arange(length), (len(tokens), 1))
+        return Batch(tokens, labels, positions if document_masking else across)
     tokens, positions = stream.gather(sequences, length)
     if not document_masking:
         positions = np.tile(np.arange(length), (len(tokens), 1))

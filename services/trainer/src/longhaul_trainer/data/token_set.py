@@ -14,6 +14,7 @@ from longhaul_core.manifests import Manifest, Part, read_manifest
 from longhaul_core.objects import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from longhaul_trainer.data.streaming import StreamedFile
 from longhaul_trainer.data.tokens import TokenStream
 
 
@@ -88,7 +89,7 @@ class TokenSet:
         found = []
         for name in sources:
             shards = getattr(self.extra.sources[name], split).shards
-            paths = [(self.files.path(shard.key), self.files.path(shard.index_key)) for shard in shards]
+            paths = [(self.files.open(shard.key), self.files.path(shard.index_key)) for shard in shards]
             found.append(TokenStream(name, paths, self.extra.token_dtype))
         return found
 
@@ -132,6 +133,17 @@ class TokenFiles:
         if path.stat().st_size != part.size:
             raise _damaged(key, f"has {path.stat().st_size} bytes, not {part.size}")
         return path
+
+    def open(self, key: str) -> Path | StreamedFile:
+        """A part that is read piece by piece: its path where it is on this machine, else as a stream of blocks.
+
+        Raises:
+            DataLoss: it is not in the manifest, or not of its size.
+        """
+        part = self._parts.get(key)
+        if part is None or self._store.local_path(key) is not None:
+            return self.path(key)
+        return StreamedFile(self._store, part, self._cache)
 
     def _copy(self, part: Part) -> Path:
         path = self._cache / part.digest

@@ -11,6 +11,9 @@ from longhaul_core.errors import DataLoss
 from numpy.typing import DTypeLike, NDArray
 
 from longhaul_trainer.data.permutation import Indices
+from longhaul_trainer.data.streaming import StreamedFile, StreamedTokens
+
+IGNORED_LABEL = -100
 
 
 class TokenStream:
@@ -21,7 +24,7 @@ class TokenStream:
     model learns how documents begin and end, no label is lost, and nothing is predicted across documents.
     """
 
-    def __init__(self, name: str, shards: Sequence[tuple[Path, Path]], dtype: DTypeLike) -> None:
+    def __init__(self, name: str, shards: Sequence[tuple[Path | StreamedFile, Path]], dtype: DTypeLike) -> None:
         self.name = name
         self._shards = [_map(tokens, dtype) for tokens, _ in shards]
         self._firsts = np.cumsum([0, *(shard.size for shard in self._shards)], dtype=np.int64)
@@ -33,6 +36,22 @@ class TokenStream:
     def tokens(self) -> int:
         """Tokens in the stream."""
         return int(self._firsts[-1])
+
+    def document_bounds(self) -> tuple[Indices, Indices]:
+        """First input and end (exclusive) of the inputs of each document that has any: int64[documents] each.
+
+        The first input of a document is the end-of-text token before it, the last one is the token before its own.
+        """
+        begins = self._starts[:-1]
+        ends = self._starts[1:]
+        whole = ends > begins
+        return begins[whole], ends[whole]
+
+    def end_of_text(self) -> int:
+        """The token that closes the first document."""
+        last = np.empty(1, dtype=np.int64)
+        self.copy(int(self._starts[1]), last)
+        return int(last[0])
 
     def sequences(self, length: int) -> int:
         """Sequences of ``length`` inputs, each with one further token as the last label."""
@@ -52,10 +71,10 @@ class TokenStream:
         firsts = sequences * length
         tokens = np.empty((sequences.size, length + 1), dtype=np.int64)
         for row, first in zip(tokens, firsts.tolist(), strict=True):  # a sequence is one run of memory: copied whole
-            self._copy(first, row)
+            self.copy(first, row)
         return tokens, self._positions(firsts, length)
 
-    def _copy(self, first: int, target: Indices) -> None:
+    def copy(self, first: int, target: Indices) -> None:
         """Copy the tokens from `first` on, over as many shards as they lie in."""
         shard = int(np.searchsorted(self._firsts, first, side="right")) - 1
         done = 0
@@ -94,15 +113,18 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _map(path: Path, dtype: DTypeLike) -> NDArray[Any]:
+def _map(path: Path | StreamedFile, dtype: DTypeLike) -> NDArray[Any] | StreamedTokens:
     kind = np.dtype(dtype).newbyteorder("<")
-    size = path.stat().st_size
+    name = path.path.name if isinstance(path, StreamedFile) else path.name
+    size = path.size if isinstance(path, StreamedFile) else path.stat().st_size
     if size % kind.itemsize:
         raise DataLoss(
-            f"Token shard {path.name} has {size} bytes, not a multiple of {kind.itemsize}",
+            f"Token shard {name} has {size} bytes, not a multiple of {kind.itemsize}",
             reason="TOKEN_SHARD_DAMAGED",
             action="verify the token set and build it again if it is damaged",
         )
+    if isinstance(path, StreamedFile):
+        return StreamedTokens(path, kind)
     if size == 0:
         return np.empty(0, dtype=kind)
     return np.memmap(path, dtype=kind, mode="r")

@@ -12,7 +12,7 @@ from longhaul_core.ids import fingerprint
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import Manifest, read_manifest
 from longhaul_core.objects import ObjectStore, open_store
-from longhaul_core.recipe import TrainerConfig
+from longhaul_core.recipe import Packing, TrainerConfig
 from pydantic import ValidationError
 
 from longhaul_trainer.checkpoint.catalogue import CheckpointService
@@ -30,7 +30,9 @@ from longhaul_trainer.checkpoint.saver import Saver
 from longhaul_trainer.checkpoint.slices import model_slices, optimizer_slices
 from longhaul_trainer.checkpoint.trainer_state import Lineage, RandomState, TrainerState
 from longhaul_trainer.data.loader import Loader
+from longhaul_trainer.data.packing import PackedStream
 from longhaul_trainer.data.samples import SampleOrder
+from longhaul_trainer.data.stages import mixture_stages
 from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.loop.control import Control
 from longhaul_trainer.loop.report import Reporter
@@ -134,9 +136,14 @@ class Session:
         """The order of one context stage; each draws anew, by a seed of its own."""
         data = self.config.data_of_stage(stage)
         mixture = self.token_set.mixture(data.mixture)
+        later = [self.token_set.mixture(change.mixture) for change in data.mixture_stages]
+        sources = sorted({source for weights in (mixture, *later) for source in weights})
+        streams = self.token_set.streams("train", sources)
+        packed = data.packing is Packing.BEST_FIT
         order = SampleOrder(
-            self.token_set.streams("train", list(mixture)),
-            list(mixture.values()),
+            [PackedStream(stream, data.sequence_length) for stream in streams] if packed else streams,
+            [mixture.get(source, 0.0) for source in sources],
+            stages=mixture_stages(self.config, stage, sources, later),
             sequence_length=data.sequence_length,
             seed=data.shuffle_seed + stage,
             document_masking=data.document_masking,

@@ -122,9 +122,13 @@ def _texts(store: ObjectStore, keys: list[str], chosen: list[Array]) -> Iterator
 def _score(store: ObjectStore, keys: list[str], chosen: list[Array], stored: StoredTokenizer) -> list[dict[str, Any]]:
     encoder = Encoder(stored.tokenizer, stored.end_of_text)
     by_source: dict[str, list[str]] = {}
+    by_language: dict[str, list[str]] = {}
     for key, rows in zip(keys, chosen, strict=True):
-        for _, columns in selected(open_shard(store, key), ("source", "text"), rows):
-            for source, text in zip(columns["source"], columns["text"], strict=True):
+        for _, columns in selected(open_shard(store, key), ("source", "text", "language"), rows):
+            for source, text, language in zip(columns["source"], columns["text"], columns["language"], strict=True):
                 by_source.setdefault(source, []).append(text)
+                if language:
+                    by_language.setdefault(f"language {language}", []).append(text)
     scores = [score_texts(source, texts, encoder) for source, texts in sorted(by_source.items())]
-    return [score.as_dict() for score in (*scores, total_score(scores, "total"))] if scores else []
+    spoken = [score_texts(name, texts, encoder) for name, texts in sorted(by_language.items())]
+    return [score.as_dict() for score in (*scores, *spoken, total_score(scores, "total"))] if scores else []

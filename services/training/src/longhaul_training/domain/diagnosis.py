@@ -11,7 +11,7 @@ from dataclasses import replace
 from longhaul_training.domain import causes
 from longhaul_training.domain.actions import Act, Action, Decision, PrepareEpoch, RunEvent, StartEpoch
 from longhaul_training.domain.checkup_record import Accusation, Checkup, CheckupPurpose, NodeReport
-from longhaul_training.domain.checkups import Verdict, judge, merge_checklist, pair_up, second_round
+from longhaul_training.domain.checkups import ENDED, Verdict, judge, merge_checklist, pair_up, second_round
 from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.observations import AgentView, World
 from longhaul_training.domain.spares import ready_spares
@@ -109,7 +109,9 @@ def _replace(run: Run, world: World, verdict: Verdict, guilty: list[int]) -> Dec
     accusations, faults = list(run.control.accusations), []
     for index in guilty:
         text = f"failed two rounds of checks: {verdict.failed[index]}"
-        accusations.append(Accusation(nodes[index], text, f"{run.id}-{run.control.epoch}-{nodes[index]}"))
+        if not verdict.failed[index].startswith(f"{ENDED}:"):
+            # A check that was killed on its way is reason enough to leave, but proves nothing against the node.
+            accusations.append(Accusation(nodes[index], text, f"{run.id}-{run.control.epoch}-{nodes[index]}"))
         faults.append(
             Fault(causes.NODE_FAULTY, f"{nodes[index]} {text}", RecoveryAction.NODE, world.now, index, nodes[index])
         )

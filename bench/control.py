@@ -35,6 +35,7 @@ from longhaul_training.adapters.pod_identity import PodIdentity, load_identity
 HERE = Path(__file__).parent
 CREATES_A_SECOND, CREATE_SECONDS, ROUNDS = 100, 6, 3
 NODES, GPUS, RUNS, EVENTS = 1000, 8, 500, 60
+WARM_UP = 5
 LARGE_JOB_NODES, API_LATENCY_SECONDS = 2000, 0.005
 AGENTS, HEARTBEAT_SECONDS = 2000, 15.0
 CHANNELS = 16
@@ -152,6 +153,8 @@ async def bench_large_cluster() -> None:
         for number in range(RUNS):
             await plane.submit(f"run-{number}", NODES // RUNS)
         await _until_running(plane, RUNS)
+        for number in range(EVENTS, EVENTS + WARM_UP):
+            await _one_event(plane, f"run-{number}")
         looks = [await _one_event(plane, f"run-{number}") for number in range(EVENTS)]
         p99 = quantile(looks, 0.99) * 1e3
         report("reconcile_event_p99", p99, "ms", "<= 200 with 8,000 GPUs and 500 runs", p99 <= 200.0,

@@ -53,6 +53,7 @@ TICK_SECONDS = 0.5
 # A record settles in a few changes; more in one look would be a defect, and the next look goes on.
 CHANGES_A_LOOK = 16
 ORPHAN_GRACE_SECONDS = 5.0
+OBSERVE_SECONDS = 1.0
 QUEUED_STATES = (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
 
 log = get_logger(__name__)
@@ -83,6 +84,7 @@ class Controller:
         self._limits = limits
         self._wakeup = wakeup
         self._swept_term = 0
+        self._observed_at = 0.0
         self._runs: Mirror[StoredRun] = Mirror(run_store.KIND, run_store.load)
         self._tasks: Mirror[StoredTask] = Mirror(task_store.KIND, task_store.load)
         self._projects: Mirror[ResourceRow] = Mirror(project_store.KIND, lambda row: row)
@@ -144,7 +146,14 @@ class Controller:
         self._sweep_owners(term)
         self._parts.hub.keep_only(pod for s in runs for pod in s.run.current_pods())
         self._stragglers.keep_only(s.run.uid for s in runs)
-        self._parts.metrics.observe(self._runs.items.values(), self._parts.hub.connected, self._clock.now().timestamp())
+        self._observe()
+
+    def _observe(self) -> None:
+        """Sets the gauges, once a second at most: with many runs that costs as much as deciding."""
+        now = self._clock.now().timestamp()
+        if not 0.0 <= now - self._observed_at < OBSERVE_SECONDS:
+            self._observed_at = now
+            self._parts.metrics.observe(self._runs.items.values(), self._parts.hub.connected, now)
 
     def _forget(self) -> None:
         """A new term begins with nothing remembered."""

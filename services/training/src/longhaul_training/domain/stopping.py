@@ -6,16 +6,18 @@ from dataclasses import replace
 
 from longhaul_training.domain import faults as fault_rules
 from longhaul_training.domain.actions import Act, Change, Decision, RunEvent, StopAfterCheckpoint
+from longhaul_training.domain.causes import Kind
 from longhaul_training.domain.checkup_record import CheckupPurpose
 from longhaul_training.domain.diagnosis import first_round
 from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.observations import World
 from longhaul_training.domain.spares import ready_spares
-from longhaul_training.domain.states import Reason, Run, RunState, Slot, Stopping, StopPurpose
+from longhaul_training.domain.states import Reason, RecoveryAction, Run, RunState, Slot, Stopping, StopPurpose
 from longhaul_training.domain.transitions import move, recover, regroup_with, release, requeue
 
 PURPOSES_THAT_LEAVE = frozenset({StopPurpose.PAUSE, StopPurpose.PREEMPT, StopPurpose.GROW, StopPurpose.DIAGNOSE})
 # What these purposes want can be had after a repair too; giving the nodes back can't wait for one.
+_LEFT = frozenset({Kind.DISRUPTION, Kind.PEER})
 _CAN_WAIT = frozenset({StopPurpose.GROW, StopPurpose.DIAGNOSE})
 
 
@@ -29,6 +31,9 @@ def stop_then(run: Run, world: World, faults: tuple[Fault, ...]) -> Decision:
     """Goes on as the purpose says once the workers have stopped."""
     stopping = run.control.stopping
     assert stopping is not None
+    if fault_rules.stopped(run, world):
+        # That the workers have left, and what their peers died of by it, is what was asked for.
+        faults = tuple(f for f in faults if f.action is not RecoveryAction.PROCESS or f.cause.kind not in _LEFT)
     if faults and stopping.purpose in _CAN_WAIT:
         return Act() if fault_rules.unsettled(faults, world) else recover(run, world, faults)
     if not faults and not fault_rules.stopped(run, world):

@@ -56,7 +56,7 @@ def test_ranks_follow_the_order_of_members_not_the_numbers_of_slots() -> None:
     run = make_run(RunState.RECOVERING, epoch=3, registered_epoch=3)
     slots = (replace(run.control.slots[0], index=1), replace(run.control.slots[1], index=4))
     run = replace(run, control=replace(run.control, slots=slots))
-    world = make_world(run)
+    world = with_reports(make_world(run), step_epoch=2)
     agents = {
         run.pod_name(slot): AgentView(run.pod_name(slot), True, 0.1, epoch=3, ready_epoch=3, rendezvous_address=address)
         for slot, address in zip(slots, ("h:1", ""), strict=True)

@@ -29,7 +29,7 @@ from longhaul_gpuhealth.exporter.scenario import load_scenario
 from longhaul_gpuhealth.exporter.server import ExporterServer
 from longhaul_gpuhealth.settings import GpuHealthSettings
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 NODES = ("node-0", "node-1", "node-2")
 SCENARIO = """
 seed: 11

@@ -45,18 +45,18 @@ async def in_state(stub: Any, state: int) -> bool:
 
 
 async def test_restarted_service_keeps_quarantine_and_forgets_no_release(site: Any, eventually: Eventually) -> None:
-    async with serving(site) as stub:
+    async with serving(site, scrape_timeout_seconds=10.0) as stub:
         await eventually(lambda: in_state(stub, pb.HEALTH_STATE_HEALTHY))
         await site.exporter.trigger("off-bus-1")
         await eventually(lambda: is_marked(site))
     session = (await site.cluster.get_node("node-1")).annotations[SESSION]
-    async with serving(site) as stub:
+    async with serving(site, scrape_timeout_seconds=10.0) as stub:
         health = await stub.GetNodeHealth(GET)
         assert health.state == pb.HEALTH_STATE_QUARANTINED
         assert health.drain.session == session
         release = pb.ReleaseNodeRequest(name="nodes/node-1", reason="fixed", author="ada")
         await stub.ReleaseNode(release)
-    async with serving(site) as stub:
+    async with serving(site, scrape_timeout_seconds=10.0) as stub:
         await eventually(lambda: in_state(stub, pb.HEALTH_STATE_HEALTHY))
         assert not await is_marked(site)
         await stub.ReleaseNode(release)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from longhaul_core.db import Database
 from longhaul_core.db.dialects import database_now
-from longhaul_core.db.leases import Lease, acquire, release
+from longhaul_core.db.leases import Lease, acquire, release, renew
 from longhaul_core.db.schema import leases
+from longhaul_core.errors import Aborted
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -54,7 +55,8 @@ class ShardLeases:
         """Renew what is owned and take a fair part of what is free; surplus is only named, for it is still in use."""
         before = self.owned
         held, surplus = await self.db.run(lambda session: self._sync(session, before))
-        lost = frozenset(one for one, lease in before.items() if one not in held or held[one].term > lease.term + 1)
+        kept = {one for one, lease in before.items() if one in held and held[one].term == lease.term}
+        lost = frozenset(before) - kept
         gained = frozenset(held) - (frozenset(before) - lost)
         self.owned = held
         return ShardChange(lost, frozenset(surplus), gained)
@@ -84,7 +86,7 @@ class ShardLeases:
 
     def _sync(self, session: Session, owned: dict[int, Lease]) -> tuple[dict[int, Lease], tuple[int, ...]]:
         acquire(session, REPLICA_PREFIX + self.holder, self.holder, self.address, self.ttl_seconds)
-        held = {one: lease for one in owned if (lease := self._acquire(session, one)) is not None}
+        held = {one: kept for one, lease in owned.items() if (kept := self._renew(session, lease)) is not None}
         now = database_now(session)
         live = (leases.c.expires_at > now) & (leases.c.holder != "")
         session.execute(delete(leases).where(leases.c.name.startswith(REPLICA_PREFIX), leases.c.expires_at <= now))
@@ -99,6 +101,13 @@ class ShardLeases:
             if lease is not None:
                 held[one] = lease
         return held, share.give_back
+
+    def _renew(self, session: Session, lease: Lease) -> Lease | None:
+        """An expired lease that nobody took is still ours, in the same term: what is under way may be written."""
+        try:
+            return renew(session, lease, self.ttl_seconds)
+        except Aborted:
+            return None
 
     def _acquire(self, session: Session, shard: int) -> Lease | None:
         return acquire(session, SHARD_PREFIX + str(shard), self.holder, self.address, self.ttl_seconds)

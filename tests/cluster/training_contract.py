@@ -41,11 +41,11 @@ def test_run_survives_node_loss_and_leaves_nothing_behind(kube: KubeLab) -> None
             (OWNER, owner["metadata"]["uid"])
         ]
         assert pod["spec"]["automountServiceAccountToken"] is False
-    lost = pods["run-moves-1-1"]
+    lost = pods["lab.run-moves-1-1"]
     kube.background.run(kube.kubelets.silence_node(lost["spec"]["nodeName"]))
-    wait(lambda: "run-moves-1-2" in kube.raw_pods("moves"), "a pod on the spare node")
-    assert kube.raw_pods("moves")["run-moves-1-2"]["spec"]["nodeName"] != lost["spec"]["nodeName"]
-    wait(lambda: "run-moves-1-1" not in kube.raw_pods("moves"), "the pod of the dead node removed by force")
+    wait(lambda: "lab.run-moves-1-2" in kube.raw_pods("moves"), "a pod on the spare node")
+    assert kube.raw_pods("moves")["lab.run-moves-1-2"]["spec"]["nodeName"] != lost["spec"]["nodeName"]
+    wait(lambda: "lab.run-moves-1-1" not in kube.raw_pods("moves"), "the pod of the dead node removed by force")
     kube.wait_step("moves", 17, epoch=2)
     status = kube.get_run("moves").status
     # Which of the two is seen first: the silent node, or the closed stream's workers.
@@ -59,7 +59,7 @@ def test_run_survives_node_loss_and_leaves_nothing_behind(kube: KubeLab) -> None
 def test_evicted_pod_is_replaced_and_counts_as_no_failure(kube: KubeLab) -> None:
     kube.submit("evicted", config(steps=60), nodes=1)
     kube.wait_step("evicted", 12)
-    kube.background.run(kube.kubelets.evict(kube.namespace, "run-evicted-0-1"))
+    kube.background.run(kube.kubelets.evict(kube.namespace, "lab.run-evicted-0-1"))
     kube.wait_state("evicted", "SUCCEEDED")
     status = kube.get_run("evicted").status
     assert set(status.restarts) <= {"POD_EVICTED", "WORKER_PREEMPTED"}

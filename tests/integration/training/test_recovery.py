@@ -187,7 +187,7 @@ def test_logs_and_metrics_outlive_the_pods(lab: Lab, unbroken: dict[int, float])
         for line in response.lines
     ]
     assert sum("checkpoint committed" in line.text for line in lines) == STEPS // 10
-    assert {(line.rank, line.epoch, line.pod) for line in lines} == {(0, 1, "run-plain-0-1")}
+    assert {(line.rank, line.epoch, line.pod) for line in lines} == {(0, 1, "lab.run-plain-0-1")}
     last = next(iter(lab.runs.ReadLogs(pb.ReadLogsRequest(name=run_name("plain"), rank=0, tail_lines=1))))
     assert [line.text for line in last.lines] == [lines[-1].text]
     streamed = [

@@ -24,7 +24,7 @@ from situations import (
     without_pod,
 )
 
-FIRST, SECOND = "run-r-0-1", "run-r-1-1"
+FIRST, SECOND = "p.run-r-0-1", "p.run-r-1-1"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_failed_pod_is_replaced_on_its_node_under_a_new_name() -> None:
     assert run.control.slots[1].incarnation == 2
     assert run.control.slots[1].node == "node-1"
     assert {type(a).__name__ for a in done} == {"DeletePod", "RegisterEpoch", "CreatePod"}
-    assert [a.pod for a in done if isinstance(a, CreatePod)] == ["run-r-1-2"]
+    assert [a.pod for a in done if isinstance(a, CreatePod)] == ["p.run-r-1-2"]
 
 
 def test_new_pod_waits_until_the_old_one_has_left_its_node() -> None:
@@ -117,7 +117,7 @@ def test_dead_node_with_closed_stream_is_left_at_once() -> None:
     run, done, _ = settle(run, world)
     assert run.control.recovery is RecoveryAction.NODE
     assert run.control.slots[1].node in ("node-2", "node-3")
-    assert [a.pod for a in done if isinstance(a, CreatePod)] == ["run-r-1-2"]
+    assert [a.pod for a in done if isinstance(a, CreatePod)] == ["p.run-r-1-2"]
 
 
 def test_node_that_is_not_ready_but_whose_agent_speaks_is_left_alone() -> None:

@@ -10,7 +10,7 @@ from longhaul_training.domain.placement import Capacity, SpareDemand
 from longhaul_training.domain.states import Desired, RunState, Wish
 from situations import NOW, actions, changed, make_agent, make_run, make_world, settle, wishing, with_agent
 
-BOTH = ("run-r-0-1", "run-r-1-1")
+BOTH = ("p.run-r-0-1", "p.run-r-1-1")
 
 
 def test_run_without_its_token_set_waits_and_holds_nothing() -> None:
@@ -160,9 +160,9 @@ def test_running_workers_of_the_epoch_survive_a_change_of_leader() -> None:
 def test_pods_of_older_incarnations_are_deleted_by_uid() -> None:
     run = make_run(RunState.RUNNING)
     world = make_world(run)
-    stale = PodView("run-r-0-0", "old-uid", PodPhase.UNKNOWN, "node-2")
+    stale = PodView("p.run-r-0-0", "old-uid", PodPhase.UNKNOWN, "node-2")
     done = actions(decide(run, replace(world, pods={**world.pods, stale.name: stale})))
-    assert [(a.pod, a.uid) for a in done] == [("run-r-0-0", "old-uid")]
+    assert [(a.pod, a.uid) for a in done] == [("p.run-r-0-0", "old-uid")]
 
 
 @pytest.mark.parametrize("state", [RunState.QUEUED, RunState.WAITING_FOR_INPUTS])

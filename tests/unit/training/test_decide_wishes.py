@@ -24,7 +24,7 @@ from situations import (
 )
 
 CANCEL, PAUSE = Desired(Wish.CANCEL), Desired(Wish.PAUSE)
-FIRST, SECOND = "run-r-0-1", "run-r-1-1"
+FIRST, SECOND = "p.run-r-0-1", "p.run-r-1-1"
 
 
 @pytest.mark.parametrize("state", sorted(ACTIVE_STATES))
@@ -90,7 +90,7 @@ def test_resumed_run_queues_with_new_pod_names() -> None:
     run = make_run(RunState.PAUSED, slots=slots, epoch=3, registered_epoch=3)
     resumed, done, _ = settle(run, make_world(run))
     assert resumed.control.state is RunState.ADMITTED
-    assert {a.pod for a in done} == {"run-r-0-2", "run-r-1-2"}
+    assert {a.pod for a in done} == {"p.run-r-0-2", "p.run-r-1-2"}
 
 
 def test_retry_begins_a_new_attempt_with_fresh_budgets() -> None:

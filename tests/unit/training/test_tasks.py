@@ -49,7 +49,7 @@ def settle(task: Task, world: TaskWorld) -> tuple[Task, tuple[Any, ...]]:
 def test_task_takes_a_free_node_and_creates_its_pod() -> None:
     task, actions = settle(make_task(), make_world(make_task()))
     assert task.control.state is TaskState.RUNNING
-    assert actions == (CreateTaskPod("task-t-1", 1, "a"),)
+    assert actions == (CreateTaskPod("p.task-t-1", 1, "a"),)
 
 
 def test_task_waits_rather_than_take_the_last_spare() -> None:

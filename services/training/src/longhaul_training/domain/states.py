@@ -292,7 +292,8 @@ class Run:
 
     def pod_name(self, slot: Slot) -> str:
         """Name of the pod of a slot's present incarnation."""
-        return f"run-{self.id}-{slot.index}-{slot.incarnation}"
+        # Ids have no dot, so that runs of one name in two projects never share the name of a pod.
+        return f"{self.project}.run-{self.id}-{slot.index}-{slot.incarnation}"
 
     def current_pods(self) -> dict[str, Slot]:
         """Pods that should exist now, by name; all others of this run are to be deleted."""

@@ -90,7 +90,7 @@ class Task:
     @property
     def pod_name(self) -> str:
         """Pod of the present attempt."""
-        return f"task-{self.id}-{self.control.attempt}"
+        return f"{self.project}.task-{self.id}-{self.control.attempt}"
 
     @property
     def holds_gpus(self) -> bool:

@@ -9,7 +9,7 @@ IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth test-cluster test-image images up down clean charts
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,18 @@ bench-control: $(STAMP) ## the controller: Create, reconcile of 8,000 GPUs, 2,00
 
 bench-recovery: $(STAMP) ## recovery on this machine: six faults, REPS=5 times each
 	@$(BIN)/python bench/recovery.py --repetitions $(or $(REPS),5)
+
+bench-trainer: $(STAMP) ## the trainer's step on a CPU against transformers + torch.compile
+	@$(BIN)/python bench/trainer.py
+
+bench-checkpoint: $(STAMP) ## stall, write and load against torch.distributed.checkpoint
+	@$(BIN)/python bench/checkpoint.py
+
+bench-gpu: $(STAMP) ## on one NVIDIA GPU: share of the peak, tokens/s, memory for 124M to 3B
+	@$(BIN)/python bench/gpu.py
+
+test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
+	@$(BIN)/python -m pytest tests/gpu -m gpu
 
 bench-gpuhealth: $(STAMP) ## GPU health: reading pages, 1,000 nodes on one core, verdicts, a burst of cordons
 	@$(BIN)/python bench/gpuhealth.py

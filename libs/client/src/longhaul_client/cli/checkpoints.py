@@ -1,4 +1,4 @@
-"""`longhaul checkpoints`: list, show, verify, pin, unpin, diff, gc, export."""
+"""`longhaul checkpoints`: list, show, verify, pin, unpin, diff, gc, export, reproduce."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2
 
 from longhaul_client.cli.exit_codes import ExitCode
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
+from longhaul_client.cli.reproduce import reproduce
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import age, short_name, size, state_name
 from longhaul_client.sdk import call, pages
@@ -204,3 +205,6 @@ def export(context: typer.Context, checkpoint: CheckpointArgument, json: JsonOpt
         print_json(answer)
     else:
         console.print(f"{answer.task} writes to {answer.prefix}")
+
+
+app.command("reproduce")(reproduce)

@@ -12,6 +12,7 @@ from longhaul_core.manifests import Manifest, Part
 from longhaul_core.objects import ObjectStore
 from torch import Tensor
 
+from longhaul_trainer.checkpoint.local_tier import LocalTier
 from longhaul_trainer.checkpoint.part_file import StoredSlice, parse_part
 from longhaul_trainer.checkpoint.slices import TensorSlice
 from longhaul_trainer.checkpoint.trainer_state import TRAINER_STATE_FILE, TrainerState, parse_trainer_state
@@ -42,12 +43,15 @@ def part_file_name(kind: str, rank: int, ranks: int) -> str:
     return f"{kind}{rank:05d}-of-{ranks:05d}.safetensors"
 
 
-def read_part(store: ObjectStore, part: Part) -> bytes:
-    """A part's bytes, verified.
+def read_part(store: ObjectStore, part: Part, near: LocalTier | None = None) -> bytes:
+    """A part's bytes, verified; from the near tier where it has them.
 
     Raises:
         DataLoss: missing, of another size or of another digest; names the part.
     """
+    kept = near.find(part) if near is not None else None
+    if kept is not None:
+        return kept
     try:
         data = store.get(part.key)
     except NotFound as error:
@@ -74,7 +78,13 @@ def read_trainer_state(store: ObjectStore, manifest: Manifest) -> TrainerState:
 
 @torch.no_grad()
 def restore_slices(
-    store: ObjectStore, manifest: Manifest, kind: str, targets: Sequence[TensorSlice], *, prefer: str = ""
+    store: ObjectStore,
+    manifest: Manifest,
+    kind: str,
+    targets: Sequence[TensorSlice],
+    *,
+    prefer: str = "",
+    near: LocalTier | None = None,
 ) -> int:
     """Fills the targets from the parts of one kind, whatever layout wrote them.
 
@@ -95,7 +105,7 @@ def restore_slices(
     for part in _ordered(manifest.parts, kind, prefer):
         if not any(entry.missing for entry in wanted.values()):
             break
-        data = read_part(store, part)
+        data = read_part(store, part, near)
         read += len(data)
         for stored in parse_part(part.key, data):
             entry = wanted.get(stored.name)

@@ -20,6 +20,7 @@ from longhaul_core.manifests import Part, put_part
 from longhaul_core.objects import ObjectStore
 
 from longhaul_trainer.checkpoint.catalogue import Catalogue, Commit, Reservation
+from longhaul_trainer.checkpoint.local_tier import LocalTier
 from longhaul_trainer.checkpoint.part_file import PartImage
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
 from longhaul_trainer.checkpoint.receipts import Receipt, Receipts
@@ -81,6 +82,7 @@ class Saver:
         catalogue: Catalogue | None,
         before_commit: Callable[[int], None] | None = None,
         upload_seconds: float = UPLOAD_SECONDS,
+        near: LocalTier | None = None,
     ) -> None:
         self._images = images
         self._store = store
@@ -90,6 +92,7 @@ class Saver:
         self._catalogue = catalogue
         self._before_commit = before_commit
         self._upload_seconds = upload_seconds
+        self._near = near
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._stop = threading.Event()
         self._present: tuple[_Save, Future[bool]] | None = None
@@ -193,7 +196,12 @@ class Saver:
         def put(image: PartImage) -> Callable[[], Part]:
             return lambda: put_part(self._store, f"{prefix.rstrip('/')}/{image.name}", image.data)
 
-        return [patience.persist(put(image)) for image in self._images]
+        parts = []
+        for image in self._images:
+            parts.append(patience.persist(put(image)))
+            if self._near is not None:
+                self._near.keep(prefix.rstrip("/").rpartition("/")[2], parts[-1], image.data)
+        return parts
 
     def _notice(self, save: _Save) -> Callable[[Exception], None]:
         def delayed(error: Exception) -> None:
@@ -214,7 +222,8 @@ def _commit(reservation: Reservation, state: TrainerState, parts: Sequence[Part]
         metrics={name: value for name, value in metrics.items() if value is not None},
         parent=state.lineage.parent,
         lineage={
-            **state.lineage.model_dump(exclude={"parent"}),
+            **state.lineage.model_dump(exclude={"parent", "environment"}),
+            **{f"environment.{name}": value for name, value in state.lineage.environment.items()},
             "sample_cursor": state.sample_cursor,
             "training_step": state.step,
         },

@@ -29,6 +29,7 @@ class Lineage(BaseModel):
     world_size: int
     threads_per_worker: int
     device: str
+    environment: dict[str, str] = {}
     parent: str = ""
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from longhaul_trainer.checkpoint.catalogue import CheckpointService
 from longhaul_trainer.checkpoint.journal import JournalingReporter, MetricJournal
+from longhaul_trainer.checkpoint.local_tier import LocalTier, open_near_tier
 from longhaul_trainer.checkpoint.part_file import PartImage
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import (
@@ -50,6 +51,7 @@ from longhaul_trainer.parallel.group import RankGroup
 from longhaul_trainer.parallel.sharding import build_model
 from longhaul_trainer.version import code_version
 from longhaul_trainer.wire import Assignment, Phase
+from longhaul_trainer.worker.environment import describe_environment
 from longhaul_trainer.worker.listener import ReportingListener
 from longhaul_trainer.worker.start import load_huggingface, shared, source_manifest
 
@@ -167,6 +169,7 @@ class Session:
             world_size=self.group.size,
             threads_per_worker=runtime.threads_per_worker,
             device=self.group.device.type,
+            environment=describe_environment() if self.group.rank == 0 else {},
             parent=self.assignment.resume_checkpoint,
         )
 
@@ -257,7 +260,7 @@ class Session:
             (OPTIMIZER_PART, optimizer_slices(self.built.model, self.update)),
         ):
             own = part_file_name(kind, self.group.rank, self.group.size)
-            restore_slices(self.store, manifest, kind, slices, prefer=own)
+            restore_slices(self.store, manifest, kind, slices, prefer=own, near=self._near_tier())
         return state
 
     def _damaged(self, error: DataLoss) -> AttemptFailed:
@@ -284,8 +287,13 @@ class Session:
             rank=rank,
             ranks=ranks,
             catalogue=self._catalogue() if rank == 0 else None,
+            near=self._near_tier(),
             before_commit=self._journal.write if self._journal is not None else None,
         )
+
+    def _near_tier(self) -> LocalTier | None:
+        assignment = self.assignment
+        return open_near_tier(assignment.object_store_url, Path(assignment.scratch_dir), self.group.rank)
 
     def _catalogue(self) -> CheckpointService:
         assignment = self.assignment

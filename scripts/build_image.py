@@ -41,7 +41,7 @@ def build(name: str, output: Path, tag: str, rootfs: Path | None) -> str:
         _say("Debian packages")
         packages = build_base(TRAINER_PACKAGES if name == "trainer" else SERVICE_PACKAGES, base, cache / "debian")
         _say("Python packages")
-        _install(dependencies, ["--no-deps", "--only-binary=:all:", "-r", str(REQUIREMENTS / f"{name}.txt")])
+        _install(dependencies, ["--no-deps", "--prefer-binary", "-r", str(REQUIREMENTS / f"{name}.txt")])
         _say("longhaul")
         _install(code, ["--no-deps", "--no-build-isolation", *map(str, _sources(image, work))])
         _write_bill(name, code, packages)

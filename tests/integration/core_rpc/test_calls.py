@@ -21,6 +21,7 @@ from longhaul_core.errors import (
 )
 from longhaul_core.rpc.auth import ANYONE
 from longhaul_core.rpc.client import connect_sync, rpc_errors
+from longhaul_core.rpc.handlers import InterceptedServer
 from longhaul_core.rpc.interceptors import DeadlineInterceptor, ErrorInterceptor
 from longhaul_core.settings import ServiceSettings
 from pydantic import SecretStr
@@ -223,7 +224,7 @@ async def test_call_without_deadline_is_ended_by_the_server() -> None:
         await asyncio.Event().wait()
         return request
 
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(), DeadlineInterceptor(default_seconds=0.1)])
+    server = InterceptedServer(grpc.aio.server(), [ErrorInterceptor(), DeadlineInterceptor(default_seconds=0.1)])
     handlers = {"Wait": grpc.unary_unary_rpc_method_handler(wait)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.S", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -13,7 +13,7 @@ from longhaul_core.errors import FailedPrecondition
 from longhaul_core.metrics import address_unusable
 from longhaul_core.net import is_loopback, join_address, split_address
 from longhaul_core.rpc.client import MAXIMUM_MESSAGE_BYTES
-from longhaul_core.rpc.handlers import CallInterceptor
+from longhaul_core.rpc.handlers import CallInterceptor, InterceptedServer
 from longhaul_core.settings import ServiceSettings
 
 SERVER_OPTIONS: Sequence[tuple[str, Any]] = (
@@ -50,7 +50,7 @@ class Port:
         Raises:
             FailedPrecondition: Another process was faster.
         """
-        server = grpc.aio.server(interceptors=list(interceptors), options=SERVER_OPTIONS)
+        server = InterceptedServer(grpc.aio.server(options=SERVER_OPTIONS), interceptors)
         try:
             _bind(server, self._settings, self.address)
         except RuntimeError as error:

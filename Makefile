@@ -9,7 +9,7 @@ IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -79,6 +79,10 @@ test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu
 bench-services: $(STAMP) ## gRPC core: unary calls against a bare echo, 1,000 watches, rolling restarts
 	@$(BIN)/python bench/services.py
+
+bench-data: $(STAMP) ## data: extraction, filters, deduplication, tokens, loader against datatrove and tokenizers
+	@test -d build/bench-peers/spacy || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/bench-peers -r bench/requirements.txt
+	@PYTHONPATH=build/bench-peers $(BIN)/python bench/data.py
 
 bench-gpuhealth: $(STAMP) ## GPU health: reading pages, 1,000 nodes on one core, verdicts, a burst of cordons
 	@$(BIN)/python bench/gpuhealth.py

@@ -236,6 +236,10 @@ def test_marks_of_others_are_found_and_cleared(bench: Any) -> None:
     bench.engine.observe_marks("n0", ["MemoryPressure=False"], ["nvidia.com/gpu-error=fatal:NoSchedule"], bench.now)
     finding = bench.fired("foreign-taint")
     assert (finding.gpu, finding.takes_node_out, finding.computes) == (-1, True, True)
+    bench.engine.observe_marks("n1", ["GPUMissing=False"], ["nvidia.com/gpu-error=warning:NoSchedule"], bench.now)
+    assert bench.engine.findings("n1") == ()
+    bench.engine.observe_marks("n1", ["GPUMissing=True"], [], bench.now)
+    assert bench.fired("foreign-fatal", "n1").remedy is Remedy.REBOOT
     bench.engine.observe_marks("n0", ["GpuThermalWatch=True"], [], bench.now)
     assert bench.fired("foreign-taint") is None
     assert bench.fired("foreign-warning").severity is Severity.WARNING

@@ -205,6 +205,8 @@ class Actor:
         stored = await self.batches.change(RecordChange(node, choose, self._fence(node), missing_ok=True))
         for type_, cause in told:
             self.measures.events.labels(type_, cause).inc()
+            if type_ == "STATE_CHANGED":
+                self.measures.verdicts.labels(stored.record.state).inc()
         return stored
 
     async def _act(self, stored: StoredNode, verdict: NodeVerdict) -> StoredNode:

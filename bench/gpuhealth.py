@@ -187,7 +187,8 @@ async def watch(port: int, seconds: float) -> None:
                 (known := monitor._parts.actor.known.get(f"n{index}")) and known.record.state is HealthState.HEALTHY
                 for index in range(NODES)
             )
-            await eventually(healthy, 120)
+            await eventually(healthy, 240)
+            await asyncio.sleep(2 * INTERVAL_SECONDS)  # until every node keeps its phase
             print("watching", flush=True)
             await asyncio.to_thread(sys.stdin.readline)
             before = resource.getrusage(resource.RUSAGE_SELF)

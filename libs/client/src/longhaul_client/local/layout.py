@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from longhaul_core.errors import FailedPrecondition
+from longhaul_core.settings import GRPC_PORTS, METRICS_PORT_OFFSET
 
 SERVICES = ("checkpoint", "gpuhealth", "ingest", "corpus", "training", "evaluation")
 """In the order of starting; each finds the others when they come."""
 
-DEFAULT_PORT_BASE = 7401
-METRICS_OFFSET = 100
+DEFAULT_PORT_BASE = min(GRPC_PORTS.values())
+PORT_OFFSETS = {name: port - DEFAULT_PORT_BASE for name, port in GRPC_PORTS.items()}
+METRICS_OFFSET = METRICS_PORT_OFFSET
 EXPORTER_OFFSET = 200
 LOOPBACK = "127.0.0.1"
 
@@ -119,7 +121,7 @@ def new_layout(data_dir: Path, options: UpOptions) -> Layout:
     return Layout(
         data_dir=data_dir,
         options=options,
-        addresses={name: f"{LOOPBACK}:{base + index}" for index, name in enumerate(SERVICES)},
-        metrics_addresses={name: f"{LOOPBACK}:{base + METRICS_OFFSET + index}" for index, name in enumerate(SERVICES)},
+        addresses={name: f"{LOOPBACK}:{base + PORT_OFFSETS[name]}" for name in SERVICES},
+        metrics_addresses={name: f"{LOOPBACK}:{base + METRICS_OFFSET + PORT_OFFSETS[name]}" for name in SERVICES},
         exporter_address=f"{LOOPBACK}:{base + EXPORTER_OFFSET}",
     )

@@ -20,6 +20,7 @@ from longhaul_client.local.scenario import write_healthy_scenario
 
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 45.0
+MOST_REFUSALS = 3
 AUTO_PORTS = 0
 
 
@@ -55,7 +56,7 @@ def up(data_dir: Path, options: UpOptions, *, given: frozenset[str] = frozenset(
         _wait_until_serving(data_dir)
         return running, True
     check_ports(_without_leftovers(layout))
-    layout.save()
+    replace(layout, refusals={}).save()
     _start_supervisor(layout)
     _wait_until_serving(data_dir)
     return load_layout(data_dir) or layout, False
@@ -161,11 +162,14 @@ def _wait_until_serving(data_dir: Path) -> None:
         waiting = [name for name in waiting if not is_serving(layout.addresses[name], timeout_seconds=0.5)]
         if not waiting:
             return
+        for name in waiting:
+            if layout.refusals.get(name, 0) >= MOST_REFUSALS:
+                raise _start_failed(layout, name, f"{name} ended {MOST_REFUSALS} times as it started")
         if time.monotonic() > deadline:
-            log_file = layout.log_dir / f"{waiting[0]}.log"
-            raise Unavailable(
-                f"{waiting[0]} does not serve after {START_TIMEOUT_SECONDS:.0f} s\n{processes.last_lines(log_file)}",
-                reason="START_FAILED",
-                action=f"read {log_file}",
-            )
+            raise _start_failed(layout, waiting[0], f"{waiting[0]} does not serve after {START_TIMEOUT_SECONDS:.0f} s")
         time.sleep(0.1)
+
+
+def _start_failed(layout: Layout, name: str, what: str) -> Unavailable:
+    log_file = layout.log_dir / f"{name}.log"
+    return Unavailable(f"{what}\n{processes.last_lines(log_file)}", reason="START_FAILED", action=f"read {log_file}")

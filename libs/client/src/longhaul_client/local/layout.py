@@ -39,6 +39,8 @@ class Layout:
     metrics_addresses: dict[str, str]
     exporter_address: str
     processes: dict[str, "ProcessMark"] = field(default_factory=dict)
+    refusals: dict[str, int] = field(default_factory=dict)
+    """Services that ended in a way that no restart mends, and how often in a row."""
 
     @property
     def lock_file(self) -> Path:
@@ -64,6 +66,10 @@ class Layout:
         if mark is not None:
             processes[name] = mark
         return replace(self, processes=processes)
+
+    def with_refusals(self, name: str, times: int) -> Self:
+        """Return the layout with one service's refusals counted."""
+        return replace(self, refusals={**self.refusals, name: times})
 
     def save(self) -> None:
         """Write the layout to the data folder, atomically."""
@@ -104,6 +110,7 @@ def load_layout(data_dir: Path) -> Layout | None:
             metrics_addresses=content["metrics_addresses"],
             exporter_address=content["exporter_address"],
             processes={name: ProcessMark(**mark) for name, mark in content["processes"].items()},
+            refusals=content.get("refusals", {}),
         )
     except FileNotFoundError:
         return None

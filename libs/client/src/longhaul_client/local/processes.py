@@ -87,7 +87,7 @@ async def stop_process(mark: ProcessMark, *, grace_seconds: float) -> None:
 
 
 def last_lines(log_file: Path, count: int = 5) -> str:
-    """Return the end of a log file, for an error message."""
+    """Return the end of a log file, for an error message, without repetitions."""
     with contextlib.suppress(OSError):
-        return "\n".join(log_file.read_text(errors="replace").splitlines()[-count:])
+        return "\n".join(dict.fromkeys(log_file.read_text(errors="replace").splitlines()[-count:]))
     return ""

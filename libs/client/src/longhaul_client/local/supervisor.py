@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from longhaul_core.errors import LonghaulError
+from longhaul_core.exits import EXIT_CONFIGURATION, EXIT_DEFECT
 from longhaul_core.logging import configure_logging, get_logger
 
 from longhaul_client.local import processes
@@ -92,6 +93,7 @@ class Supervisor:
             exit_code = await child.wait()
             if loop.time() - started > HEALTHY_AFTER_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
+            self._count(name, exit_code)
             _log.warning("service ended", service=name, exit_code=exit_code, restart_in_seconds=pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -111,6 +113,12 @@ class Supervisor:
 
     def _record(self, name: str, pid: int) -> None:
         self._layout = self._layout.with_process(name, processes.mark_of(pid))
+        self._save()
+
+    def _count(self, name: str, exit_code: int) -> None:
+        """Notes an end that says that the service will not start, for those who wait for it."""
+        times = self._layout.refusals.get(name, 0) + 1 if exit_code in (EXIT_DEFECT, EXIT_CONFIGURATION) else 0
+        self._layout = self._layout.with_refusals(name, times)
         self._save()
 
     def _save(self) -> None:

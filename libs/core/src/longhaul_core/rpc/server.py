@@ -17,6 +17,7 @@ from typing import NoReturn
 from longhaul_core.clock import SystemClock
 from longhaul_core.db import Database
 from longhaul_core.errors import ErrorCode, LonghaulError
+from longhaul_core.exits import EXIT_CONFIGURATION, EXIT_DEFECT, EXIT_FULL, EXIT_OK, EXIT_UNAVAILABLE
 from longhaul_core.logging import configure_logging, get_logger
 from longhaul_core.metrics import (
     DatabaseMetrics,
@@ -40,13 +41,6 @@ from longhaul_core.rpc.interceptors import (
 from longhaul_core.rpc.listener import Port, advertised, open_health_server
 from longhaul_core.rpc.service import Build, ServiceContext, ServiceDefinition
 from longhaul_core.settings import ServiceSettings, load_settings
-
-EXIT_OK = 0
-EXIT_UNAVAILABLE = 69
-EXIT_DEFECT = 70
-EXIT_FULL = 74
-EXIT_CONFIGURATION = 78
-"""As in sysexits.h, so that scripts and supervisors can tell them apart."""
 
 _EXIT_CODES = {
     ErrorCode.INTERNAL: EXIT_DEFECT,

@@ -18,7 +18,7 @@ from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.model import DecoderShape, decoder
 from longhaul_trainer.optimizer.update import Update
 from longhaul_trainer.parallel import sharding
-from longhaul_trainer.parallel.gate import check_initial_parameters
+from longhaul_trainer.parallel.gate import check_initial_parameters, check_replicas
 from longhaul_trainer.parallel.grid import Grid, make_grid
 from longhaul_trainer.parallel.group import RankGroup, open_group
 from longhaul_trainer.parallel.sharding import Built, build_model
@@ -118,8 +118,8 @@ def plant(defect: str) -> None:
         step.summed_loss = mean
     elif defect == "context positions":
         frame = decoder.make_frame
-        decoder.make_frame = lambda shape, rotary, positions, own, gather: frame(
-            shape, rotary, positions, torch.arange(len(own)) if own is not None else None, gather
+        decoder.make_frame = lambda shape, rotary, positions, own, gather, **options: frame(
+            shape, rotary, positions, torch.arange(len(own)) if own is not None else None, gather, **options
         )
 
 
@@ -171,8 +171,13 @@ def gate(group: RankGroup, shape: DecoderShape, config: TrainerConfig, defect: s
             local_box(model.get_parameter(name)).local.add_(
                 float(grid.rank("tensor") + grid.rank("replica") + grid.rank("pipe"))
             )
+    later = ""
+    try:
+        check_replicas(model, group)
+    except LonghaulError as error:
+        later = error.reason
     try:
         check_initial_parameters(model, group)
     except LonghaulError as error:
-        return {"reason": error.reason, **error.metadata}
-    return {"reason": ""}
+        return {"reason": error.reason, "later": later, **error.metadata}
+    return {"reason": "", "later": later}

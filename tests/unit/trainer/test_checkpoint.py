@@ -152,9 +152,16 @@ def damage_header(store: ObjectStore, manifest: Manifest) -> Manifest:
     return manifest_of([manifest.parts[0], put_part(store, manifest.parts[1].key, data)])
 
 
+def damage_extra(store: ObjectStore, manifest: Manifest) -> Manifest:
+    first, second = manifest.parts
+    extra = put_part(store, first.key.replace("00000-of", "00000-off"), store.get(first.key))
+    return manifest_of([first, extra, second])
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
+        (damage_extra, "PARTS_OVERLAP"),
         (damage_bit, "PART_DIGEST_DIFFERS"),
         (damage_length, "PART_SIZE_DIFFERS"),
         (damage_missing, "PART_MISSING"),

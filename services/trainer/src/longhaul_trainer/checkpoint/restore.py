@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from longhaul_core.digests import hash_bytes
@@ -21,12 +21,17 @@ MODEL_PART = "model-"
 OPTIMIZER_PART = "optim-"
 
 
+_Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""Offsets and shape of a box."""
+
+
 @dataclass(slots=True)
 class _Wanted:
     target: TensorSlice
     missing: int
+    taken: list[_Place] = field(default_factory=list)
 
-    def take(self, stored: StoredSlice) -> None:
+    def take(self, stored: StoredSlice, key: str) -> None:
         if stored.shape != self.target.shape or stored.values.dtype != self.target.local.dtype:
             raise DataLoss(
                 f"{stored.name} is stored as {stored.shape} {stored.values.dtype}, "
@@ -35,6 +40,15 @@ class _Wanted:
                 metadata={"parameter": stored.name},
                 action="resume with the model configuration that wrote the checkpoint",
             )
+        place = (stored.offsets, tuple(stored.values.shape))
+        if any(_overlap(place, earlier) for earlier in self.taken):
+            raise DataLoss(
+                f"Checkpoint part {key} holds elements of {stored.name} that another part holds too",
+                reason="PARTS_OVERLAP",
+                metadata={"key": key, "parameter": stored.name},
+                action="resume from an earlier checkpoint",
+            )
+        self.taken.append(place)
         self.missing -= _copy_overlap(self.target.local, self.target.offsets, stored.values, stored.offsets)
 
 
@@ -110,7 +124,7 @@ def restore_slices(
         for stored in parse_part(part.key, data):
             entry = wanted.get(stored.name)
             if entry is not None and entry.missing:
-                entry.take(stored)
+                entry.take(stored, part.key)
     _require_complete(manifest, wanted.values())
     return read
 
@@ -144,6 +158,11 @@ def _copy_overlap(
     part = source[tuple(out_of)]
     target[tuple(into)].copy_(part)
     return part.numel()
+
+
+def _overlap(one: _Place, other: _Place) -> bool:
+    sides = zip(*one, *other, strict=True)
+    return all(a < b + m and b < a + n for a, n, b, m in sides)
 
 
 def _require_complete(manifest: Manifest, wanted: Iterable[_Wanted]) -> None:

@@ -26,6 +26,7 @@ from longhaul_trainer.optimizer.gradients import (
     scale,
     settle,
     squared_norm,
+    squared_weights,
     sum_tied,
 )
 from longhaul_trainer.optimizer.schedule import learning_rate
@@ -100,6 +101,11 @@ class Stepper:
             counts = torch.tensor(measured.expert_counts[layer], device=router.load.device)
             router.settle(counts, self._config.model.moe.balance_bias_rate)
         return rate
+
+    def parameter_norm(self) -> float:
+        """Norm of all parameters; every rank takes part."""
+        mine = squared_weights(self._named, self._built.copies)
+        return float(self._grid.group.sum([mine])[0] ** 0.5)
 
     def discard(self) -> None:
         """Forgets the gradients and counts of a step that is not taken."""

@@ -66,6 +66,7 @@ class Training:
     saved_position: int
     _overdue: bool = field(default=False, init=False)
     _stall_seconds: float = field(default=0.0, init=False)
+    _parameter_norm: float = field(default=0.0, init=False)
 
     def run(self) -> None:
         """Makes all steps that are left and commits the last checkpoint.
@@ -251,6 +252,7 @@ class Training:
             return None, {}
         self.reporter.phase(Phase.VALIDATING, step)
         loss, by_source = self.validation.measure(self.built.model, self.stepper, self.grid)
+        self._parameter_norm = self.stepper.parameter_norm()
         self.state = self.state.model_copy(update={"validation_loss": loss})
         self.reporter.phase(Phase.STEPPING, step)
         return loss, by_source
@@ -270,6 +272,7 @@ class Training:
         extra |= expert_balance(measured) | device_memory(self.grid.group.device)
         extra |= {f"validation_loss/{source}": loss for source, loss in by_source.items()}
         if validation_loss is not None:
+            extra["parameter_norm"] = self._parameter_norm
             epochs = self.orders[self.state.stage].epochs(self.state.sample_cursor)
             extra |= {f"epochs/{source}": count for source, count in epochs.items()}
         if self.throughput.peak_flops is not None:

@@ -67,6 +67,12 @@ def squared_norm(gradients: Sequence[Gradient]) -> float:
     return float((norms.square() * weights).sum())
 
 
+def squared_weights(named: Sequence[tuple[str, Tensor]], copies: frozenset[str] = frozenset()) -> float:
+    """This rank's part of the sum of squares of the parameters; to be summed over the ranks."""
+    boxes = [local_box(parameter) for name, parameter in named if name not in copies]
+    return squared_norm([Gradient(box.local, box.replicas) for box in boxes if box.local.numel()])
+
+
 def clip_factor(norm: float, limit: float) -> float:
     """What to multiply gradients of this norm with, so that it does not exceed the limit."""
     return min(1.0, limit / (norm + _NORM_EPSILON))

@@ -1,4 +1,5 @@
-{{/* Permissions on the Kubernetes API: training touches pods in run namespaces, gpuhealth alone patches nodes. */}}
+{{/* Permissions on the Kubernetes API: training touches pods in run namespaces; gpuhealth alone patches nodes, and reads
+     pods to know which run uses which GPU. */}}
 
 {{- define "longhaul.access" -}}
 {{- $service := include "longhaul.service" . -}}
@@ -17,11 +18,9 @@ rules:
   - apiGroups: [""]
     resources: [nodes/status]
     verbs: [patch]
-  {{- if eq (get .Values.settings "discovery" | default "nodes") "pods" }}
   - apiGroups: [""]
     resources: [pods]
-    verbs: [get, list, watch]
-  {{- end }}
+    verbs: [get, list, watch{{ if or (get .Values.settings "reset_pod_template") (get .Values.settings "reboot_pod_template") }}, create{{ end }}]
   {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1

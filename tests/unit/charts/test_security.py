@@ -130,6 +130,7 @@ def test_only_gpuhealth_patches_nodes() -> None:
     assert allowed(rendering, "longhaul-gpuhealth") == {
         *(("*", "nodes", verb) for verb in ("get", "list", "watch", "patch")),
         ("*", "nodes/status", "patch"),
+        *(("*", "pods", verb) for verb in ("get", "list", "watch")),
     }
 
 

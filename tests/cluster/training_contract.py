@@ -72,8 +72,7 @@ def test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more
     name = "projects/lab/trainingRuns/handed-over"
     kube.submit("handed-over", config(steps=900), nodes=1)
     kube.wait_step("handed-over", 3)
-    kube.second.start()
-    kube.second_runs.GetTrainingRun(pb.GetTrainingRunRequest(name=name), wait_for_ready=True)
+    kube.start_second()
     with psycopg.connect(kube.database) as ours, psycopg.connect(kube.database, autocommit=True) as watching:
         ours.execute("SELECT 1 FROM resources WHERE kind = 'training-run' AND id = 'handed-over' FOR UPDATE")
         waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%resources%'"
@@ -105,7 +104,7 @@ def test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more
     [
         ("no-pool", {"pool": "tpu"}, {}, "POOL_UNKNOWN"),
         ("no-label", {}, {"node_selector": {"gpu": "none"}}, "NO_MATCHING_NODE"),
-        ("one-rack", {"nodes": 3}, {"topology_label": RACK}, "NO_CAPACITY"),
+        ("one-rack", {"nodes": 3}, {"topology_label": RACK}, "CLUSTER_TOO_SMALL"),
         ("no-image", {"image": "missing/trainer:1"}, {}, "IMAGE_UNAVAILABLE"),
         ("no-secret", {}, {"secrets": ["s3-key"]}, "SECRET_MISSING"),
         ("no-class", {}, {"priority_class": "gold"}, "REFERENCE_MISSING"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import grpc
 import psycopg
 import pytest
 import yaml
@@ -28,7 +29,7 @@ from longhaul_core.db import Database
 from longhaul_core.rpc.client import connect_sync
 from player import SCHEDULER
 from trainer_harness import make_token_set
-from training_harness import PARENT, Lab, Service, free_port, wait
+from training_harness import DEADLINE_SECONDS, PARENT, USER_TOKEN, Lab, Service, free_port, wait
 
 T = TypeVar("T")
 IMAGE = "longhaul-trainer:test"
@@ -71,7 +72,9 @@ class KubeLab(Lab):
         self.second = Service("longhaul_training", folder, {**self.training.environment, **listen})
         self.second.log = folder / "second.log"
         self._serving: Future[Any] | None = self.background.spawn(self.kubelets.serve())
-        self.second_channel = connect_sync(f"127.0.0.1:{self.second_port}")
+        self.second_channel = connect_sync(
+            f"127.0.0.1:{self.second_port}", token=USER_TOKEN, tls_ca=(folder / "authority.pem").read_bytes()
+        )
         self.second_runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(self.second_channel)
 
     def training_environment(self) -> dict[str, str]:
@@ -109,6 +112,11 @@ class KubeLab(Lab):
             self._serving.cancel()
         self.background.run(self.kubelets.stop())
         self.background.run(self.kubelets.transport.close())
+
+    def start_second(self) -> None:
+        """The other replica of the training service, once it serves."""
+        self.second.start()
+        grpc.channel_ready_future(self.second_channel).result(timeout=DEADLINE_SECONDS)
 
     def create_project(self) -> None:
         spec = project_pb2.ProjectSpec(namespace=self.namespace)

@@ -9,7 +9,7 @@ IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services checkov
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -31,11 +31,19 @@ proto-check: $(STAMP) ## fail if the generated code differs from protos/, or buf
 	@$(BIN)/python scripts/generate_protos.py --check
 	@cd protos && ../$(BIN)/buf lint
 
-docs: $(STAMP) ## regenerate docs/recipe.md, docs/settings.md and docs/metrics.md
+docs: $(STAMP) charts ## regenerate docs/recipe.md, docs/settings.md and docs/metrics.md
 	@$(BIN)/python scripts/generate_docs.py
 
 charts: $(STAMP) ## regenerate schema, values and README of every chart from charts/values
 	@$(BIN)/python scripts/generate_chart_docs.py
+
+build/checkov/.ready: requirements-checkov.lock
+	@$(PYTHON) -m venv build/checkov
+	@build/checkov/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements-checkov.lock
+	@touch $@
+
+checkov: $(STAMP) build/checkov/.ready ## look for misconfigurations in the rendered charts
+	@$(BIN)/python scripts/check_charts.py build/checkov/bin/checkov
 
 lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages
 	@$(BIN)/python scripts/generate_docs.py --check

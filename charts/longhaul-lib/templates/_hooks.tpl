@@ -206,7 +206,7 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* Hook pods reach the database, the API server and training, and nobody reaches them. */}}
+{{/* Pods of hooks and tests reach the services, the database and the API server, and nobody reaches them. */}}
 {{- define "longhaul.hookNetworkPolicy" -}}
 {{- $policy := .Values.global.networkPolicy -}}
 {{- if and .Chart.IsRoot $policy.enabled }}
@@ -221,7 +221,8 @@ spec:
   podSelector:
     matchLabels:
       {{- include "longhaul.releaseLabels" . | nindent 6 }}
-      app.kubernetes.io/component: hook
+    matchExpressions:
+      - {key: app.kubernetes.io/component, operator: In, values: [hook, test]}
   policyTypes: [Ingress, Egress]
   egress:
     {{- include "longhaul.dnsEgress" . | nindent 4 }}

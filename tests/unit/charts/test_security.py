@@ -157,10 +157,15 @@ def test_every_pod_of_the_release_is_under_a_policy_of_both_directions() -> None
     selectors = [document["spec"] for document in rendering.kind("NetworkPolicy").values()]
     assert all(spec["policyTypes"] == ["Ingress", "Egress"] for spec in selectors)
     for (kind, name), document in rendering.documents.items():
-        if kind not in ("Deployment", "Job"):
-            continue
-        labels = document["spec"]["template"]["metadata"]["labels"]
-        assert any(spec["podSelector"]["matchLabels"].items() <= labels.items() for spec in selectors), name
+        if kind in ("Deployment", "Job", "Pod"):
+            pod = document if kind == "Pod" else document["spec"]["template"]
+            assert any(selects(spec["podSelector"], pod["metadata"]["labels"]) for spec in selectors), name
+
+
+def selects(selector: Document, labels: dict[str, str]) -> bool:
+    """Whether a selector with labels and `In` takes a pod."""
+    within = (labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ()))
+    return selector["matchLabels"].items() <= labels.items() and all(within)
 
 
 def test_ways_between_services_are_those_of_the_design_in_both_directions() -> None:

@@ -199,18 +199,13 @@ def test_hooks_come_in_their_order() -> None:
     ]
 
 
-def test_counters_of_the_exporter_hold_every_signal_that_the_rules_read() -> None:
-    counters = (CHARTS / "longhaul" / "files" / "dcgm-counters.csv").read_text(encoding="utf-8")
-    rows = [line.split(",", 2) for line in counters.splitlines() if line and not line.startswith("#")]
-    assert all(len(row) == 3 and row[1].strip() in ("gauge", "counter", "label") for row in rows)
-    collected = {row[0] for row in rows}
-    rules = (ROOT / "services/gpuhealth/src/longhaul_gpuhealth/rules/default.yaml").read_text(encoding="utf-8")
-    read = set(re.findall(r"DCGM_(?:FI|EXP)_[A-Z0-9_]+", rules))
-    assert read - collected == RENAMED
-
-
-RENAMED = {"DCGM_FI_DEV_CLOCK_THROTTLE_REASONS"}
-"""Older names that exporters of today do not know."""
+def test_exporter_gets_the_counter_list_of_gpuhealth() -> None:
+    counters = (CHARTS / "longhaul-gpuhealth" / "files" / "dcgm-counters.csv").read_text(encoding="utf-8")
+    rendering = render("longhaul", profile("production", "gpu"))
+    given = rendering.one("ConfigMap", "longhaul-gpu/longhaul-dcgm-exporter")["data"]["counters.csv"]
+    assert given.strip() == counters.strip()
+    exporter = rendering.pods()["DaemonSet/longhaul-gpu/longhaul-dcgm-exporter"]["containers"][0]
+    assert exporter["args"][:2] == ["--collectors", "/etc/longhaul/counters.csv"]
 
 
 def test_metrics_that_scaling_may_use_are_measured_by_the_services() -> None:

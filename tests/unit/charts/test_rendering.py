@@ -117,7 +117,7 @@ def changes(base: Rendering, documents: Mapping[tuple[str, str], Document], name
     return "\n".join([f"# As in {name}.yaml:", *kept, "# Different:", dump(changed)])
 
 
-FILES_OF = ("rules", "prometheus", "grafana")
+FILES_OF = ("rules", "prometheus", "grafana", "dcgm")
 """Components that carry charts/longhaul/files, which have tests of their own."""
 
 
@@ -128,7 +128,7 @@ def is_dashboard(document: Document) -> bool:
 def without_files(document: Document) -> Document:
     if document["metadata"]["labels"]["app.kubernetes.io/component"] not in FILES_OF:
         return document
-    kept = json.loads(re.sub(r'("longhaul.dev/config-checksum": )"[^"]*"', r'\1"…"', text_of(document)))
+    kept = json.loads(re.sub(r'("longhaul.dev/(?:config|counters)-checksum": )"[^"]*"', r'\1"…"', text_of(document)))
     if document["kind"] == "PrometheusRule":
         kept["spec"]["groups"] = "…"
     if document["kind"] == "ConfigMap":

@@ -51,9 +51,9 @@ class JournalingReporter:
         self._reporter = reporter
         self._journal = journal
 
-    def phase(self, phase: Phase, step: int) -> None:
+    def phase(self, phase: Phase, step: int, own_seconds: float = 0.0) -> None:
         """What the worker does from now on."""
-        self._reporter.phase(phase, step)
+        self._reporter.phase(phase, step, own_seconds)
 
     def row(self, row: StepRow) -> None:
         """Metrics of a step."""

@@ -12,8 +12,8 @@ from longhaul_trainer.wire import Phase, StepRow
 class Reporter(Protocol):
     """The agent, as the loop sees it."""
 
-    def phase(self, phase: Phase, step: int) -> None:
-        """What the worker does from now on."""
+    def phase(self, phase: Phase, step: int, own_seconds: float = 0.0) -> None:
+        """What the worker does from now on, and the time of the last step that the rank spent on its own work."""
         ...
 
     def row(self, row: StepRow) -> None:

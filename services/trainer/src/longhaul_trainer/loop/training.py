@@ -15,10 +15,12 @@ from longhaul_core.recipe import TrainerConfig
 from longhaul_trainer.checkpoint.saver import UPLOAD_SECONDS, Saver
 from longhaul_trainer.checkpoint.trainer_state import TrainerState
 from longhaul_trainer.data.loader import Loader, Reading
+from longhaul_trainer.data.neighbours import consecutive_share
 from longhaul_trainer.data.samples import Batch, SampleOrder
 from longhaul_trainer.loop.anomaly import Rewind, Verdict, judge
 from longhaul_trainer.loop.control import Control
 from longhaul_trainer.loop.measurements import device_memory, expert_balance, same_result
+from longhaul_trainer.loop.own_time import ForwardClock
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Measured, Stepper
 from longhaul_trainer.loop.stops import AnomalyStop, AttemptFailed, Preempted
@@ -67,6 +69,12 @@ class Training:
     _overdue: bool = field(default=False, init=False)
     _stall_seconds: float = field(default=0.0, init=False)
     _parameter_norm: float = field(default=0.0, init=False)
+    _forward: ForwardClock = field(init=False)
+    _own_seconds: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        """Listens to the model's forward passes."""
+        self._forward = ForwardClock(self.built.model, self.grid.group.device)
 
     def run(self) -> None:
         """Makes all steps that are left and commits the last checkpoint.
@@ -101,6 +109,7 @@ class Training:
         control = self.control
         signals = (self.saver.busy, control.stop_requested, control.checkpoint_requested)
         measured = self._measure(batch, step, [float(signal) for signal in signals])
+        self._own_seconds = self.loader.wait_seconds + self._forward.take()
         verdict = self._judge(batch, step, measured)
         self._stall_seconds += self.saver.join_staging()
         busy, stop, wanted = (signal > 0 for signal in measured.signals)
@@ -265,11 +274,15 @@ class Training:
         validation_loss: float | None,
         by_source: dict[str, float],
     ) -> None:
-        self.reporter.phase(Phase.STEPPING, self.state.step)
+        self._forward.take()
+        self.reporter.phase(Phase.STEPPING, self.state.step, self._own_seconds)
         if self.grid.group.rank != 0:
             return
         extra = {"valid_tokens": float(measured.valid_tokens)}
         extra |= expert_balance(measured) | device_memory(self.grid.group.device)
+        samples = self.config.global_batch_at(self.state.step)
+        order = self.orders[self.state.stage]
+        extra["consecutive_chunks"] = consecutive_share(order, self.state.sample_cursor - samples, samples)
         extra |= {f"validation_loss/{source}": loss for source, loss in by_source.items()}
         if validation_loss is not None:
             extra["parameter_norm"] = self._parameter_norm

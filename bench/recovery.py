@@ -23,9 +23,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path += [str(HERE.parent / "tests/integration" / name) for name in ("training", "trainer")]
 
-from longhaul_core.cluster.local.launch import running_nodes, start_node
-from trainer_harness import make_token_set
-from training_harness import Lab, config, wait
+from longhaul_core.cluster.local.launch import running_nodes, start_node  # noqa: E402 - found through the path above
+from trainer_harness import make_token_set  # noqa: E402
+from training_harness import Lab, config, wait  # noqa: E402
 
 TARGET_SECONDS = {
     "worker-kill": (3.0, 10.0),
@@ -153,7 +153,7 @@ def hang_worker(lab: Lab, number: int) -> Repair:
 
 
 def kill_controller(lab: Lab, number: int) -> Repair:
-    """The run goes on by itself: what counts is when a new leader follows its steps again, and that nothing restarted."""
+    """The run goes on by itself: counted is until a new leader follows its steps; nothing may restart."""
     settle(lab)
     epoch = lab.get_run("bench").status.epoch
     broken = time.time()

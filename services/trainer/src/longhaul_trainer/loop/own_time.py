@@ -1,7 +1,7 @@
 """Time of a step that a rank spends on its own work, so that a slow rank can be told from those that wait for it.
 
 Measured is the forward pass: hooks begin after the sharding has gathered the parameters, which is where a rank waits
-for its peers, and end before the backward pass reduces the gradients. On a GPU the time is between events on its stream.
+for its peers, and end before the backward pass reduces the gradients. On a GPU it is the time between events.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class ForwardClock:
         """Seconds since the last call; on a GPU the step must have been synchronised."""
         spans, self._spans = self._spans, []
         if self._cuda:
-            return sum(begun.elapsed_time(ended) for begun, ended in spans if ended.query()) / 1e3
+            return float(sum(begun.elapsed_time(ended) for begun, ended in spans if ended.query())) / 1e3
         return float(sum(ended - begun for begun, ended in spans))
 
     def _begin(self, *_: Any) -> None:
@@ -39,6 +39,6 @@ class ForwardClock:
     def _now(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event

@@ -44,6 +44,7 @@ from longhaul_training.adapters.pod_identity import load_identity
 from longhaul_training.adapters.project_store import ProjectStore
 from longhaul_training.adapters.queue_reader import QueueReader
 from longhaul_training.adapters.reception import Reception
+from longhaul_training.adapters.reference_keeper import ReferenceKeeper
 from longhaul_training.adapters.report_store import ReportStore
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.adapters.task_store import TaskStore
@@ -115,6 +116,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     )
     controller = Controller(db, clock, parts, settings.limits(), wakeup)
     keeper = ExperimentKeeper(experiments, reports, leadership, clock)
+    references = ReferenceKeeper(db, runs, reports, leadership, clock)
     burn_ins = BurnInKeeper(health, tasks, objects, leadership, clock)
 
     def leadership_changed() -> None:
@@ -162,12 +164,25 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     async def keep_experiments() -> None:
         await keeper.run(stop)
 
+    async def keep_references() -> None:
+        await references.run(stop)
+
     async def keep_burn_ins() -> None:
         await burn_ins.run(stop)
 
     return ServiceDefinition(
         register=register,
-        background=(campaign, reconcile, follow_cluster, follow_health, listen, keep_experiments, keep_burn_ins, close),
+        background=(
+            campaign,
+            reconcile,
+            follow_cluster,
+            follow_health,
+            listen,
+            keep_experiments,
+            keep_references,
+            keep_burn_ins,
+            close,
+        ),
         on_drain=leadership.resign,
     )
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from longhaul_core.manifests import read_manifest
+from longhaul_core.manifests import read_manifest, verify_part
 from longhaul_core.objects import open_store
+from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.wire import Event, Request, StepRow
 from safetensors.torch import load
 from trainer_harness import WorkerProcess, World, finish, start_workers
@@ -228,3 +229,21 @@ def test_worker_whose_peer_is_killed_ends_to_be_retried(world: World) -> None:
     workers[0].wait_row(2)
     workers[1].kill()
     assert workers[0].wait() == 75
+
+
+@pytest.mark.parametrize("point", list(SavePoint))
+def test_kill_in_the_middle_of_a_save_loses_no_commit_and_shows_nothing_half_written(
+    world: World, point: SavePoint
+) -> None:
+    count = 3 if point is SavePoint.AFTER_FIRST_PART else 2
+    workers = start_workers(world, 1, failpoints=f"{point}:{count}")
+    assert workers[0].wait() == -9
+    committed = sorted(world.checkpoints.committed)
+    assert committed == ([4, 8] if point is SavePoint.AFTER_COMMIT else [4])
+    store = open_store(world.url)
+    for key in world.checkpoints.manifests.values():
+        for part in read_manifest(store, key).parts:
+            verify_part(store, part)
+    rows = losses(finish(start_workers(world, 1, **resume(world, committed[-1]))))
+    assert sorted(rows) == list(range(committed[-1] + 1, 13))
+    assert sorted(world.checkpoints.committed) == [4, 8, 12]

@@ -117,6 +117,7 @@ class Assignment(_Message):
     token: SecretStr = SecretStr("")
     tls_ca_pem: str = ""
     scratch_dir: str
+    failpoints: str = ""
     program: str = "train"
     node: str = ""
 

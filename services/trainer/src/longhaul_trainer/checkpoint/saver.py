@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 from longhaul_core.errors import FailedPrecondition, LonghaulError
+from longhaul_core.failpoints import Failpoints
 from longhaul_core.manifests import Part, put_part
 from longhaul_core.objects import ObjectStore
 
@@ -23,6 +24,7 @@ from longhaul_trainer.checkpoint.catalogue import Catalogue, Commit, Reservation
 from longhaul_trainer.checkpoint.local_tier import LocalTier
 from longhaul_trainer.checkpoint.part_file import PartImage
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
+from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.checkpoint.receipts import Receipt, Receipts
 from longhaul_trainer.checkpoint.trainer_state import TRAINER_STATE_FILE, TrainerState
 
@@ -83,6 +85,7 @@ class Saver:
         before_commit: Callable[[int], None] | None = None,
         upload_seconds: float = UPLOAD_SECONDS,
         near: LocalTier | None = None,
+        failpoints: Failpoints | None = None,
     ) -> None:
         self._images = images
         self._store = store
@@ -93,6 +96,7 @@ class Saver:
         self._before_commit = before_commit
         self._upload_seconds = upload_seconds
         self._near = near
+        self._failpoints = failpoints or Failpoints()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._stop = threading.Event()
         self._present: tuple[_Save, Future[bool]] | None = None
@@ -140,6 +144,7 @@ class Saver:
                     image.fill()
             finally:
                 save.staged.set()
+        self._failpoints.reach(SavePoint.AFTER_STAGING)
         step = save.state.position
         patience = Patience(time.monotonic() + self._upload_seconds, self._stop, self._notice(save))
         try:
@@ -187,7 +192,9 @@ class Saver:
         commit = _commit(reservation, state, [part for receipt in receipts for part in receipt.parts])
         if (prepare := self._before_commit) is not None:
             patience.persist(lambda: prepare(state.step))
+        self._failpoints.reach(SavePoint.BEFORE_COMMIT)
         patience.persist(lambda: catalogue.commit(commit))
+        self._failpoints.reach(SavePoint.AFTER_COMMIT)
         self._listener.checkpoint_committed(
             Saved(reservation.name, state.position, save.stall_seconds, time.monotonic() - save.started)
         )
@@ -199,8 +206,10 @@ class Saver:
         parts = []
         for image in self._images:
             parts.append(patience.persist(put(image)))
+            self._failpoints.reach(SavePoint.AFTER_FIRST_PART)
             if self._near is not None:
                 self._near.keep(prefix.rstrip("/").rpartition("/")[2], parts[-1], image.data)
+        self._failpoints.reach(SavePoint.AFTER_PARTS)
         return parts
 
     def _notice(self, save: _Save) -> Callable[[Exception], None]:

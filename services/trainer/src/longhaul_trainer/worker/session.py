@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from longhaul_core.errors import DataLoss, InvalidArgument, LonghaulError, NotFound
+from longhaul_core.failpoints import Failpoints
 from longhaul_core.ids import fingerprint
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import Manifest, read_manifest
@@ -19,6 +20,7 @@ from longhaul_trainer.checkpoint.catalogue import CheckpointService
 from longhaul_trainer.checkpoint.journal import JournalingReporter, MetricJournal
 from longhaul_trainer.checkpoint.local_tier import LocalTier, open_near_tier
 from longhaul_trainer.checkpoint.part_file import PartImage
+from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import (
     MODEL_PART,
@@ -288,6 +290,7 @@ class Session:
             ranks=ranks,
             catalogue=self._catalogue() if rank == 0 else None,
             near=self._near_tier(),
+            failpoints=Failpoints.parse(self.assignment.failpoints, SavePoint),
             before_commit=self._journal.write if self._journal is not None else None,
         )
 

@@ -99,10 +99,13 @@ def find_duplicates(keys: DocumentKeys, bands: Iterable[Hashes], policy: Duplica
 def _dense(high: Hashes, low: Hashes) -> Hashes:
     """Number of each distinct 128-bit value, so that equality needs 64 bits only."""
     order = np.lexsort((low, high))
-    changes = np.zeros(len(order), dtype=np.uint64)
-    changes[1:] = (high[order][1:] != high[order][:-1]) | (low[order][1:] != low[order][:-1])
+    changes = np.zeros(len(order), dtype=np.bool_)
+    for half in (high, low):  # one after the other: each in order is a copy
+        ordered = half[order]
+        changes[1:] |= ordered[1:] != ordered[:-1]
+        del ordered
     numbers = np.empty(len(order), dtype=np.uint64)
-    numbers[order] = np.cumsum(changes)
+    numbers[order] = np.cumsum(changes, dtype=np.uint64)
     return numbers
 
 

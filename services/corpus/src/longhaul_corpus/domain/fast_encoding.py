@@ -1,4 +1,4 @@
-"""Encoding of byte-level BPE by tiktoken's engine, five times as fast as `tokenizers`, with the same ids.
+"""Encoding of byte-level BPE by tiktoken's engine behind a table of pieces, many times as fast as `tokenizers`.
 
 The engine merges any two neighbours whose bytes together are a token, in the order of merges; `tokenizers` merges the
 pairs that training saw. The two agree wherever training saw the pair that comes up, so the caller compares both on part
@@ -15,10 +15,11 @@ import numpy.typing as npt
 import tiktoken
 from tokenizers import Tokenizer
 
+from longhaul_corpus.domain.piece_cache import PieceCache
 from longhaul_corpus.domain.tokenizer import Encoder, Tokens
 
-_COMPARED_CHARACTERS = 1 << 18
-_COMPARED_EVERY = 50
+_COMPARED_CHARACTERS = 1 << 16
+_COMPARED_EVERY = 100
 _GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SINGLE_DIGITS_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 """The first after each digit was split off: white space before a digit stands at the end of its piece."""
@@ -26,13 +27,16 @@ _SINGLE_DIGITS_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|
 
 @dataclass(frozen=True, slots=True)
 class FastEncoding:
-    """The engine and the id of each of its ranks."""
+    """The engine, the id of each of its ranks, and the pieces it has met, where the cut is one that is known."""
 
     engine: tiktoken.Encoding
     ids: npt.NDArray[np.uint32]
+    pieces: PieceCache | None = None
 
     def encode(self, text: str) -> npt.NDArray[np.uint32]:
         """Token ids of a text; special tokens in it are plain text."""
+        if self.pieces is not None:
+            return self.ids[self.pieces.encode(text)]
         ranks = self.engine.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
         return self.ids[ranks]
 
@@ -50,7 +54,10 @@ def fast_encoding(tokenizer: Tokenizer) -> FastEncoding | None:
     tokens = list(dict.fromkeys([*alphabet, *("".join(_pair(merge)) for merge in config["model"]["merges"])]))
     ranks = {bytes(alphabet[character] for character in token): rank for rank, token in enumerate(tokens)}
     engine = tiktoken.Encoding("longhaul", pat_str=split, mergeable_ranks=ranks, special_tokens={})
-    return FastEncoding(engine, np.array([vocabulary[token] for token in tokens], dtype=np.uint32))
+    ids = np.array([vocabulary[token] for token in tokens], dtype=np.uint32)
+    known = split in (_GPT2_SPLIT, _SINGLE_DIGITS_SPLIT)
+    cache = PieceCache(engine.encode_ordinary, single_digits=split == _SINGLE_DIGITS_SPLIT) if known else None
+    return FastEncoding(engine, ids, cache)
 
 
 def _plain_bpe(model: Mapping[str, Any]) -> bool:
@@ -97,7 +104,7 @@ def _pair(merge: str | Sequence[str]) -> Sequence[str]:
 class CheckedEncoder:
     """Encodes documents with the fast engine and compares part of them with the reference.
 
-    The first 256 KiB of text are compared, then every 50th document. Once one differs (`differs`) the caller encodes
+    The first 64 KiB of text are compared, then every 100th document. Once one differs (`differs`) the caller encodes
     everything with the reference.
     """
 

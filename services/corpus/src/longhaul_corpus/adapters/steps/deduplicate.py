@@ -32,11 +32,13 @@ def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     policy = DuplicatePolicy(rules.exact, rules.url, rules.minhash, rules.keep != "first")
     duplicates = find_duplicates(keys, _bands(workspace, shards), policy)
     held_out = hold_out(duplicates.stays, duplicates.clusters, sources, keys.text_low, _split_policy(workspace))
-    outcomes = np.where(duplicates.stays, np.where(held_out, Outcome.VALID, Outcome.TRAIN), Outcome.DUPLICATE)
+    outcomes = np.full(len(held_out), Outcome.DUPLICATE, dtype=np.uint8)
+    outcomes[duplicates.stays] = Outcome.TRAIN
+    outcomes[held_out] = Outcome.VALID
     workspace.put_json("sources.json", names)
     workspace.put_shards(shards)
     for name, values in (
-        ("outcome", outcomes.astype(np.uint8)),
+        ("outcome", outcomes),
         ("rule", duplicates.rules),
         ("kept", duplicates.kept),
         ("cluster", duplicates.clusters),
@@ -45,10 +47,11 @@ def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         ("content", keys.text_low),
     ):
         workspace.put_column(f"documents/{name}", values)
+    del keys, sources, held_out  # the pairs need room of their own
     for name in score_names(workspace):
         workspace.put_column(f"documents/score-{name}", np.asarray(_scores(workspace, shards, name)))
     _write_pairs(workspace, shards, duplicates)
-    return {"documents": len(outcomes), **count_outcomes(outcomes.astype(np.uint8)), **_by_rule(duplicates)}
+    return {"documents": len(outcomes), **count_outcomes(outcomes), **_by_rule(duplicates)}
 
 
 def _join_shards(workspace: Workspace, rows: list[dict[str, Any]]) -> tuple[list[Shard], list[str], Array]:

@@ -31,7 +31,6 @@ EXCUSED = {
     "CKV_K8S_38": "only training, gpuhealth and the certificates hook mount a token, to call the API",
     "CKV_K8S_8": "test pods end by themselves",
     "CKV_K8S_9": "test pods serve nothing",
-    "CKV2_K8S_6": "test pods are under the policy of hooks, whose matchExpressions checkov does not follow",
 }
 """Checks that do not apply, and why."""
 

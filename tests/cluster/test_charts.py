@@ -217,7 +217,14 @@ ALLOWED = {
         "list events",
         "create a config map",
     },
-    "gpuhealth": {"list nodes", "patch a node", "patch a node's status"},
+    "gpuhealth": {
+        "list nodes",
+        "patch a node",
+        "patch a node's status",
+        "list pods",
+        "list pods of kube-system",
+        "list all pods",
+    },
 }
 
 

@@ -85,6 +85,7 @@ bench-gpu: $(STAMP) ## on one NVIDIA GPU: share of the peak, tokens/s, memory fo
 
 test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu
+
 bench-services: $(STAMP) ## gRPC core: unary calls against a bare echo, 1,000 watches, rolling restarts
 	@$(BIN)/python bench/services.py
 

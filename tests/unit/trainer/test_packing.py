@@ -30,7 +30,7 @@ def test_pieces_are_packed_once_and_never_beyond_the_room(lengths: list[int]) ->
 
     assert sorted(bins.pieces.tolist()) == list(range(len(lengths)))
     assert max(loads) <= 32
-    assert len(loads) <= 11 / 9 * -(-sum(lengths) // 32) + 1 or min(lengths) > 8
+    assert sum(load <= 16 for load in loads) <= 1  # two that are half empty would have been one
 
 
 def test_packed_stream_has_every_token_as_a_label_once_and_cuts_only_what_is_too_long(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ class PlayedAgent:
 
     def __init__(self, channel: grpc.aio.Channel, identity: PodIdentity, uid: str, slot: int) -> None:
         self._stub: Any = agent_pb2_grpc.AgentServiceStub(channel)
-        self._token = identity.issue(uid, slot, 1)
+        self._token = identity.issue("projects/default/trainingRuns/many", uid, slot, 1)
         self._slot = slot
         self._epoch = 0
         self._stepping = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
@@ -28,7 +28,7 @@ from longhaul_training.adapters.pod_specs import LABEL_OWNER_UID
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.adapters.task_store import StoredTask, TaskStore
 from longhaul_training.adapters.token_sets import TokenSets
-from longhaul_training.domain.actions import Act, Change, DeletePod
+from longhaul_training.domain.actions import Act, Change, Decision, DeletePod, RunEvent
 from longhaul_training.domain.admission import (
     Queue,
     Usage,
@@ -214,25 +214,35 @@ class Controller:
             look.preempted[victim.uid] = first.name
 
     async def _settle_run(self, stored: StoredRun, look: Look, problem: str, priority: int, term: int) -> StoredRun:
-        """Decides until the record stands; a run that joins the queue waits for the next look, in its order."""
+        """Decides until the record stands, writes it once with all its events, and only then acts.
+
+        A run that joins the queue waits for the next look, in its order.
+        """
+        before, seen = stored, stored
+        events: tuple[RunEvent, ...] = ()
+        decision: Decision = Act()
         for _ in range(CHANGES_A_LOOK):
-            decision = decide(stored.run, self._world(stored, look, problem, priority))
+            decision = decide(seen.run, self._world(seen, look, problem, priority))
             if isinstance(decision, Act):
-                for action in decision.actions:
-                    namespace = look.namespace(stored.run.project, action)
-                    self._parts.executor.for_run(stored, action, namespace)
-                return stored
-            written = await self._write_run(stored, decision, term)
-            if written is None:
-                return stored
-            if written.run.control.state.terminal:
-                self._parts.executor.release_owner(written.run, look.namespace(written.run.project))
-            joins_queue = written.run.control.state in QUEUED_STATES and stored.run.control.state not in QUEUED_STATES
-            stored = written
-            look.note_run(stored.run)
-            if joins_queue:
                 break
-        self._wakeup.set()
+            was, events = seen.run.control.state, (*events, *decision.events)
+            seen = replace(seen, run=replace(seen.run, control=decision.control))
+            look.note_run(seen.run)
+            if seen.run.control.state in QUEUED_STATES and was not in QUEUED_STATES:
+                break
+        if seen is not before:
+            written = await self._write_run(before, Change(seen.run.control, events), term)
+            if written is None:
+                look.note_run(before.run)
+                return before
+            stored = written
+            if stored.run.control.state.terminal:
+                self._parts.executor.release_owner(stored.run, look.namespace(stored.run.project))
+        if not isinstance(decision, Act):
+            self._wakeup.set()
+            return stored
+        for action in decision.actions:
+            self._parts.executor.for_run(stored, action, look.namespace(stored.run.project, action))
         return stored
 
     async def _write_run(self, stored: StoredRun, change: Change, term: int) -> StoredRun | None:

@@ -273,7 +273,7 @@ class PlayedAgent:
 
     async def _requests(self) -> AsyncIterator[agent_pb2.ConnectRequest]:
         join = agent_pb2.Join(run="projects/default/trainingRuns/many", slot=self._slot, incarnation=1, gpus=1)
-        join.pod = f"run-many-{self._slot}-1"
+        join.pod = f"default.run-many-{self._slot}-1"
         yield agent_pb2.ConnectRequest(join=join)
         while True:
             try:

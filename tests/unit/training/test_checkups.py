@@ -46,7 +46,7 @@ def test_each_group_gets_a_rendezvous_of_its_own_and_then_its_workers() -> None:
     fresh = {name: AgentView(name, True, 0.1, epoch=4, ready_epoch=4) for name in world.agents}
     asked = actions(decide(run, replace(world, agents=fresh)))
     assert [(a.pod, a.bind_rendezvous) for a in asked if isinstance(a, PrepareEpoch)] == [
-        ("run-r-0-1", True), ("run-r-1-1", False), ("run-r-2-1", True), ("run-r-3-1", False),
+        ("p.run-r-0-1", True), ("p.run-r-1-1", False), ("p.run-r-2-1", True), ("p.run-r-3-1", False),
     ]  # fmt: skip
     ready = {
         name: AgentView(name, True, 0.1, epoch=5, ready_epoch=5, rendezvous_address=f"{name}:1")
@@ -54,8 +54,8 @@ def test_each_group_gets_a_rendezvous_of_its_own_and_then_its_workers() -> None:
     }
     started = [a for a in actions(decide(run, replace(world, agents=ready))) if isinstance(a, StartEpoch)]
     assert [(a.pod, a.ranks, a.rendezvous_address, a.world_size, a.program) for a in started][2:] == [
-        ("run-r-2-1", (0,), "run-r-2-1:1", 2, "check"),
-        ("run-r-3-1", (1,), "run-r-2-1:1", 2, "check"),
+        ("p.run-r-2-1", (0,), "p.run-r-2-1:1", 2, "check"),
+        ("p.run-r-3-1", (1,), "p.run-r-2-1:1", 2, "check"),
     ]
 
 
@@ -182,7 +182,7 @@ def test_drop_that_lasts_is_told_and_a_large_one_is_diagnosed() -> None:
 
 def test_straggler_leads_to_checks_after_a_checkpoint() -> None:
     run = make_run(RunState.RUNNING)
-    straggler = StragglerView(1, "run-r-1-1", 0.5, 90.0)
+    straggler = StragglerView(1, "p.run-r-1-1", 0.5, 90.0)
     run, _, happened = settle(run, make_world(run, straggler=straggler))
     assert happened == ["SLOW"]
     world = with_reports(make_world(run), exits=exits(run, (0, 82), (1, 82)))
@@ -203,12 +203,12 @@ def test_rank_that_is_slow_at_its_own_work_is_found_among_its_peers() -> None:
         )
         for n, slot in enumerate(run.members)
     }
-    assert watch.observe(run, agents, 10.0, 0.7) == StragglerView(2, "run-r-2-1", 0.5, 0.0)
+    assert watch.observe(run, agents, 10.0, 0.7) == StragglerView(2, "p.run-r-2-1", 0.5, 0.0)
     later = watch.observe(run, agents, 80.0, 0.7)
     assert later is not None
     assert later.seconds == 70.0
     assert watch.observe(run, agents, 90.0, 0.4) is None
-    assert watch.observe(run, agents, 95.0, 0.7) == StragglerView(2, "run-r-2-1", 0.5, 0.0)
+    assert watch.observe(run, agents, 95.0, 0.7) == StragglerView(2, "p.run-r-2-1", 0.5, 0.0)
 
 
 def test_error_of_earlier_etas_is_relative_to_the_time_that_was_left() -> None:

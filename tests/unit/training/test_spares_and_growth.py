@@ -63,15 +63,15 @@ def test_ranks_follow_the_order_of_members_not_the_numbers_of_slots() -> None:
     }
     started = actions(decide(run, replace(world, agents=agents)))
     assert [(a.pod, a.ranks, a.world_size) for a in started if isinstance(a, StartEpoch)] == [
-        ("run-r-1-1", (0,), 2),
-        ("run-r-4-1", (1,), 2),
+        ("p.run-r-1-1", (0,), 2),
+        ("p.run-r-4-1", (1,), 2),
     ]
 
 
 def test_lost_spare_disturbs_no_member() -> None:
     run = make_run(RunState.RUNNING, spares=1)
     run, world = with_spare(run, make_world(run, capacity=Capacity()))
-    pods = {name: pod for name, pod in world.pods.items() if name != "run-r-2-1"}
+    pods = {name: pod for name, pod in world.pods.items() if name != "p.run-r-2-1"}
     after, _, happened = settle(run, replace(world, pods=pods))
     assert happened == ["SPARE_LOST"]
     assert after.control.state is RunState.RUNNING

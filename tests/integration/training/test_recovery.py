@@ -40,6 +40,11 @@ def unbroken(lab: Lab) -> dict[int, float]:
     return losses
 
 
+def first_recovered(lab: Lab, run: str) -> pb.Incident:
+    """The first incident once it is over; rows of the new epoch may be there before the controller has noted that."""
+    return wait(lambda: [i for i in lab.get_run(run).status.incidents if i.HasField("recovered_time")])[0]
+
+
 def newest_journal(lab: Lab, run: str) -> int:
     """Highest step whose row lies beside the checkpoints."""
     infos = open_store(lab.objects_url).list(journal_prefix("lab", run))
@@ -60,7 +65,7 @@ def test_worker_agent_controller_and_all_killed_leave_the_losses_of_the_unbroken
     killed = time.monotonic()
     lab.wait_step("broken", 1, epoch=2)
     assert time.monotonic() - killed < 15
-    incident = wait(lambda: [i for i in lab.get_run("broken").status.incidents if i.HasField("recovered_time")])[0]
+    incident = first_recovered(lab, "broken")
     assert incident.cause == "WORKER_KILLED"
     assert incident.action == pb.RECOVERY_ACTION_PROCESS
     assert incident.detect_seconds < 3
@@ -110,7 +115,7 @@ def test_node_to_be_drained_is_left_by_checkpoint_and_acknowledged(lab: Lab, unb
     node = lab.rank("moved", 0).node
     lab.upstream.ask_drain(node, computes=True)
     lab.wait_step("moved", 1, epoch=2)
-    incident = lab.get_run("moved").status.incidents[0]
+    incident = first_recovered(lab, "moved")
     assert incident.cause == "NODE_QUARANTINED"
     assert incident.action == pb.RECOVERY_ACTION_NODE
     assert incident.resume_step >= 13
@@ -131,7 +136,7 @@ def test_killed_node_is_replaced_by_the_spare(lab: Lab, unbroken: dict[int, floa
     killed = time.monotonic()
     lab.wait_step("bereft", 1, epoch=2)
     assert time.monotonic() - killed < 60
-    incident = lab.get_run("bereft").status.incidents[0]
+    incident = first_recovered(lab, "bereft")
     assert incident.action == pb.RECOVERY_ACTION_NODE
     assert incident.node == node
     assert incident.detect_seconds < 5

@@ -81,8 +81,9 @@ def test_every_metric_of_every_rule_is_scraped_or_is_excused(watched: Prometheus
 
 
 def test_no_alert_fires_in_a_healthy_installation(watched: Prometheus):
-    fired = {series["metric"]["alertname"] for series in watched.range('ALERTS{alertstate="firing"}')}
-    assert fired == set()
+    """Runs of other tests on the same installation may have failed, as those tests want."""
+    fired = [series["metric"] for series in watched.range('ALERTS{alertstate="firing"}')]
+    assert [metric for metric in fired if metric.get("run", "watched") == "watched"] == []
 
 
 def test_catalogue_names_what_is_scraped_and_nothing_else(watched: Prometheus):

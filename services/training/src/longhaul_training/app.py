@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import grpc
 from longhaul.training.v1 import (
@@ -21,7 +23,7 @@ from longhaul.training.v1 import (
     training_run_pb2,
     training_run_pb2_grpc,
 )
-from longhaul_core.cluster import open_cluster
+from longhaul_core.cluster import Cluster, open_cluster
 from longhaul_core.cluster.liveness import LivenessRule
 from longhaul_core.rpc.auth import pod_key
 from longhaul_core.rpc.client import connect
@@ -40,7 +42,7 @@ from longhaul_training.adapters.leadership import Leadership
 from longhaul_training.adapters.metric_journal import MetricJournal
 from longhaul_training.adapters.node_health import NodeHealth
 from longhaul_training.adapters.pod_environment import PodEnvironment, pod_environment
-from longhaul_training.adapters.pod_identity import load_identity
+from longhaul_training.adapters.pod_identity import PodIdentity, load_identity
 from longhaul_training.adapters.project_store import ProjectStore
 from longhaul_training.adapters.queue_reader import QueueReader
 from longhaul_training.adapters.reception import Reception
@@ -67,38 +69,103 @@ SERVICES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """Records of the service and the key of its pods."""
+
+    runs: RunStore
+    tasks: TaskStore
+    projects: ProjectStore
+    reports: ReportStore
+    experiments: ExperimentStore
+    identity: PodIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class _Channels:
+    """Ways to the services that training asks."""
+
+    corpus: grpc.aio.Channel
+    checkpoint: grpc.aio.Channel
+    gpuhealth: grpc.aio.Channel
+
+    async def close(self) -> None:
+        for channel in (self.corpus, self.checkpoint, self.gpuhealth):
+            await channel.close(None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leader:
+    """What reconciles, on the replica that leads, and its loops."""
+
+    leadership: Leadership
+    hub: AgentHub
+    reception: Reception
+    loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
+
+
 async def build(context: ServiceContext) -> ServiceDefinition:
     """Wires the service together."""
     settings = cast(TrainingSettings, context.settings)
-    db, objects, clock, stop = context.db, context.objects, context.clock, context.stop
-    wakeup = asyncio.Event()
-    token = settings.api_token.get_secret_value() or None
-    corpus, checkpoint, gpuhealth = (
-        connect(address, token=token, tls_ca=settings.tls_ca)
-        for address in (settings.corpus_address, settings.checkpoint_address, settings.gpuhealth_address)
-    )
-    runs, tasks, projects = RunStore(db, clock), TaskStore(db, clock), ProjectStore(db, clock)
-    reports, experiments = ReportStore(db, objects, clock, MetricJournal(objects, rows_of)), ExperimentStore(db, clock)
-    identity = await load_identity(db, clock.now(), pod_key(settings))
-    await projects.ensure_default()
+    stores, channels = await _open_stores(context), _open_channels(settings)
+    cluster = open_cluster(settings.resolved_cluster_url)
+    leader = _make_leader(context, stores, channels, cluster)
 
+    async def close() -> None:
+        await cluster.close()
+        await channels.close()
+
+    return ServiceDefinition(
+        register=partial(_register, context, stores, leader),
+        background=leader.loops,
+        on_drain=leader.leadership.resign,
+        on_close=close,
+    )
+
+
+async def _open_stores(context: ServiceContext) -> _Stores:
+    db, objects, clock = context.db, context.objects, context.clock
+    stores = _Stores(
+        runs=RunStore(db, clock),
+        tasks=TaskStore(db, clock),
+        projects=ProjectStore(db, clock),
+        reports=ReportStore(db, objects, clock, MetricJournal(objects, rows_of)),
+        experiments=ExperimentStore(db, clock),
+        identity=await load_identity(db, clock.now(), pod_key(context.settings)),
+    )
+    await stores.projects.ensure_default()
+    return stores
+
+
+def _open_channels(settings: TrainingSettings) -> _Channels:
+    token = settings.api_token.get_secret_value() or None
+    return _Channels(
+        corpus=connect(settings.corpus_address, token=token, tls_ca=settings.tls_ca),
+        checkpoint=connect(settings.checkpoint_address, token=token, tls_ca=settings.tls_ca),
+        gpuhealth=connect(settings.gpuhealth_address, token=token, tls_ca=settings.tls_ca),
+    )
+
+
+def _make_leader(context: ServiceContext, stores: _Stores, channels: _Channels, cluster: Cluster) -> _Leader:
+    settings = cast(TrainingSettings, context.settings)
+    db, clock, stop = context.db, context.clock, context.stop
+    wakeup = asyncio.Event()
     leadership = Leadership(db, clock, context.address, settings.lease_seconds)
     attention = Attention(clock)
     hub = AgentHub(attention, settings.reconnect_seconds, wakeup.set)
-    cluster = open_cluster(settings.resolved_cluster_url)
-    environment = pod_environment(settings, context.address, identity.installation)
+    environment = pod_environment(settings, context.address, stores.identity.installation)
     view = ClusterView(cluster, clock, wakeup.set, _view_options(settings, environment))
-    health = NodeHealth(gpuhealth, clock, wakeup.set)
+    health = NodeHealth(channels.gpuhealth, clock, wakeup.set)
     metrics = ControllerMetrics(context.metrics)
     executor = Executor(
         cluster,
         hub,
-        Checkpoints(checkpoint),
+        Checkpoints(channels.checkpoint),
         health,
-        runs,
-        reports,
+        stores.runs,
+        stores.reports,
         leadership,
-        identity,
+        stores.identity,
         clock,
         environment,
         wakeup.set,
@@ -107,17 +174,13 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         cluster=view,
         hub=hub,
         health=health,
-        token_sets=TokenSets(corpus, clock, stop, wakeup.set),
+        token_sets=TokenSets(channels.corpus, clock, stop, wakeup.set),
         executor=executor,
         leadership=leadership,
-        runs=runs,
-        tasks=tasks,
+        runs=stores.runs,
+        tasks=stores.tasks,
         metrics=metrics,
     )
-    controller = Controller(db, clock, parts, settings.limits(), wakeup)
-    keeper = ExperimentKeeper(experiments, reports, leadership, clock)
-    references = ReferenceKeeper(db, runs, reports, leadership, clock)
-    burn_ins = BurnInKeeper(health, tasks, objects, leadership, clock)
 
     def leadership_changed() -> None:
         metrics.lead(leadership.term is not None)
@@ -125,66 +188,36 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         wakeup.set()
 
     leadership.on_change(leadership_changed)
-    reception = Reception(runs, reports, hub, identity, leadership, wakeup.set)
-
-    def register(server: grpc.aio.Server) -> Sequence[str]:
-        training_run_pb2_grpc.add_TrainingRunServiceServicer_to_server(
-            TrainingRunServicer(db, objects, clock, runs, reports, projects, hub, QueueReader(db)), server
-        )
-        agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(leadership, reception, hub, clock), server)
-        task_pb2_grpc.add_TaskServiceServicer_to_server(TaskServicer(db, tasks, projects), server)
-        project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(db, projects), server)
-        plan_pb2_grpc.add_PlanServiceServicer_to_server(PlanServicer(), server)
-        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
-            ExperimentServicer(db, experiments, projects), server
-        )
-        return [service.full_name for service in SERVICES]
-
-    async def close() -> None:
-        await stop.wait()
-        await cluster.close()
-        for channel in (corpus, checkpoint, gpuhealth):
-            await channel.close(None)
-
-    async def campaign() -> None:
-        await leadership.run(stop)
-
-    async def reconcile() -> None:
-        await controller.run(stop)
-
-    async def follow_cluster() -> None:
-        await view.run(stop)
-
-    async def follow_health() -> None:
-        await health.run(stop)
-
-    async def listen() -> None:
-        await attention.run(stop)
-
-    async def keep_experiments() -> None:
-        await keeper.run(stop)
-
-    async def keep_references() -> None:
-        await references.run(stop)
-
-    async def keep_burn_ins() -> None:
-        await burn_ins.run(stop)
-
-    return ServiceDefinition(
-        register=register,
-        background=(
-            campaign,
-            reconcile,
-            follow_cluster,
-            follow_health,
-            listen,
-            keep_experiments,
-            keep_references,
-            keep_burn_ins,
-            close,
-        ),
-        on_drain=leadership.resign,
+    workers = (
+        leadership,
+        Controller(db, clock, parts, settings.limits(), wakeup),
+        view,
+        health,
+        attention,
+        ExperimentKeeper(stores.experiments, stores.reports, leadership, clock),
+        ReferenceKeeper(db, stores.runs, stores.reports, leadership, clock),
+        BurnInKeeper(health, stores.tasks, context.objects, leadership, clock),
     )
+    reception = Reception(stores.runs, stores.reports, hub, stores.identity, leadership, wakeup.set)
+    return _Leader(leadership, hub, reception, tuple(partial(worker.run, stop) for worker in workers))
+
+
+def _register(context: ServiceContext, stores: _Stores, leader: _Leader, server: grpc.aio.Server) -> Sequence[str]:
+    db, objects, clock = context.db, context.objects, context.clock
+    runs, projects, hub = stores.runs, stores.projects, leader.hub
+    training_run_pb2_grpc.add_TrainingRunServiceServicer_to_server(
+        TrainingRunServicer(db, objects, clock, runs, stores.reports, projects, hub, QueueReader(db)), server
+    )
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(
+        AgentServicer(leader.leadership, leader.reception, hub, clock), server
+    )
+    task_pb2_grpc.add_TaskServiceServicer_to_server(TaskServicer(db, stores.tasks, projects), server)
+    project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(db, projects), server)
+    plan_pb2_grpc.add_PlanServiceServicer_to_server(PlanServicer(), server)
+    experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
+        ExperimentServicer(db, stores.experiments, projects), server
+    )
+    return [service.full_name for service in SERVICES]
 
 
 def _view_options(settings: TrainingSettings, environment: PodEnvironment) -> ViewOptions:

@@ -112,9 +112,9 @@ async def test_same_run_twice_is_one_and_a_changed_one_is_refused_with_its_diffe
         ({"resources": training_run_pb2.RunResources(nodes=3)}, "spec.trainer_config", "not a multiple"),
         ({"resources": training_run_pb2.RunResources(nodes=-1)}, "spec.resources.nodes", "out of range"),
         (
-            {"trainer_config": struct({**config(), "layout": {"tensor_parallel": 2}})},
+            {"trainer_config": struct({**config(), "layout": {"tensor_parallel": 4}})},
             "spec.trainer_config",
-            "tensor_parallel above 1 is not supported",
+            "= 0, but there are 2 GPUs",
         ),
     ],
 )

@@ -32,7 +32,7 @@ from longhaul.training.v1 import (
     training_run_pb2,
     training_run_pb2_grpc,
 )
-from longhaul_core.certificates.authority import KeyPair, create_authority, issue
+from longhaul_core.certificates.authority import create_authority, issue
 from longhaul_core.cluster.local.launch import running_nodes, start_node, stop_node
 from longhaul_core.rpc.client import connect_sync
 from longhaul_core.rpc.user_tokens import digest_of
@@ -175,40 +175,47 @@ class Service:
             self.process.wait(timeout=30)
 
 
-def make_certificates(folder: Path) -> tuple[KeyPair, KeyPair]:
-    """An authority and a server's certificate, as files too."""
-    authority = create_authority("lab", datetime.now(UTC))
-    server = issue(authority, ["127.0.0.1"], datetime.now(UTC))
-    (folder / "authority.pem").write_bytes(authority.certificate)
-    (folder / "server.pem").write_bytes(server.certificate)
-    (folder / "server.key").write_bytes(server.key)
-    return authority, server
+class Guard:
+    """Certificates, the services' token, and one user, as files and as environment."""
 
-
-def write_users(folder: Path) -> Path:
-    path = folder / "users.yaml"
-    path.write_text(f"users: [{{name: lab, role: operator, token_sha256: {digest_of(USER_TOKEN)}}}]")
-    return path
+    def __init__(self, folder: Path) -> None:
+        self.authority = create_authority("lab", datetime.now(UTC))
+        server = issue(self.authority, ["127.0.0.1"], datetime.now(UTC))
+        users = f"users: [{{name: lab, role: operator, token_sha256: {digest_of(USER_TOKEN)}}}]"
+        for name, content in (
+            ("authority.pem", self.authority.certificate),
+            ("server.pem", server.certificate),
+            ("server.key", server.key),
+            ("users.yaml", users.encode()),
+        ):
+            (folder / name).write_bytes(content)
+        self.credentials = grpc.ssl_server_credentials([(server.key, server.certificate)])
+        self.environment = {
+            "LONGHAUL_API_TOKEN": API_TOKEN,
+            "LONGHAUL_USERS_FILE": str(folder / "users.yaml"),
+            "LONGHAUL_TLS_CERTIFICATE": str(folder / "server.pem"),
+            "LONGHAUL_TLS_KEY": str(folder / "server.key"),
+            "LONGHAUL_TLS_CA": str(folder / "authority.pem"),
+        }
 
 
 class Lab:
-    """Everything a test of the training service needs, and an operator's view of it, over TLS and with tokens."""
+    """Everything a test of the training service needs, and an operator's view of it.
 
-    def __init__(self, folder: Path, nodes: int) -> None:
+    Over TLS and with tokens, unless `guarded` is false.
+    """
+
+    def __init__(self, folder: Path, nodes: int, *, guarded: bool = True) -> None:
         self.folder = folder
         self.cluster = folder / "cluster"
         self.objects_url = f"file://{folder / 'objects'}"
-        authority, server = make_certificates(folder)
-        self.upstream = Upstream(grpc.ssl_server_credentials([(server.key, server.certificate)]))
+        guard = Guard(folder) if guarded else None
+        self.upstream = Upstream(guard.credentials if guard else None)
         self.training_port, checkpoint_port = free_port(), free_port()
         common = {
             "LONGHAUL_DATA_DIR": str(folder),
             "LONGHAUL_METRICS_ADDRESS": "",
-            "LONGHAUL_API_TOKEN": API_TOKEN,
-            "LONGHAUL_USERS_FILE": str(write_users(folder)),
-            "LONGHAUL_TLS_CERTIFICATE": str(folder / "server.pem"),
-            "LONGHAUL_TLS_KEY": str(folder / "server.key"),
-            "LONGHAUL_TLS_CA": str(folder / "authority.pem"),
+            **(guard.environment if guard else {}),
             "LONGHAUL_TRAINING_ADDRESS": f"127.0.0.1:{self.training_port}",
             "LONGHAUL_CHECKPOINT_ADDRESS": f"127.0.0.1:{checkpoint_port}",
             "LONGHAUL_CORPUS_ADDRESS": self.upstream.address,
@@ -232,9 +239,9 @@ class Lab:
         self.start_nodes()
         self.checkpoint.start()
         self.training.start()
-        secure = {"token": USER_TOKEN, "tls_ca": authority.certificate}
-        self.channel = connect_sync(f"127.0.0.1:{self.training_port}", **secure)
-        self.checkpoint_channel = connect_sync(f"127.0.0.1:{checkpoint_port}", **secure)
+        reach: dict[str, Any] = {"token": USER_TOKEN, "tls_ca": guard.authority.certificate} if guard else {}
+        self.channel = connect_sync(f"127.0.0.1:{self.training_port}", **reach)
+        self.checkpoint_channel = connect_sync(f"127.0.0.1:{checkpoint_port}", **reach)
         self.runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(self.channel)
         self.tasks: Any = task_pb2_grpc.TaskServiceStub(self.channel)
         self.plans: Any = plan_pb2_grpc.PlanServiceStub(self.channel)

@@ -24,6 +24,7 @@ from longhaul.training.v1 import agent_pb2, experiment_pb2, plan_pb2, project_pb
 from longhaul_core.clock import ManualClock
 from longhaul_core.rpc.access import Role, access_of
 from longhaul_core.rpc.auth import TokenAuthenticator
+from longhaul_core.rpc.handlers import InterceptedServer
 from longhaul_core.rpc.interceptors import AuthenticationInterceptor, ErrorInterceptor
 from longhaul_core.rpc.pod_tokens import PodClaim, PodTokens
 from longhaul_core.rpc.user_tokens import UserTokens, digest_of
@@ -116,7 +117,8 @@ async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     (tmp_path / "users.yaml").write_text(yaml.safe_dump({"users": users}))
     known = UserTokens(tmp_path / "users.yaml", ManualClock(datetime(2026, 1, 1, tzinfo=UTC)))
     authenticator = TokenAuthenticator(TOKENS["service"], known, PODS)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(), AuthenticationInterceptor(authenticator)])
+    interceptors = [ErrorInterceptor(), AuthenticationInterceptor(authenticator)]
+    server = InterceptedServer(grpc.aio.server(), interceptors)
     for file in FILES:
         for service in file.services_by_name.values():
             handlers = {method.name: handler_of(method) for method in service.methods}

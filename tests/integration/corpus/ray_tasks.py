@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def sign_and_wait(payload: dict[str, Any]) -> dict[str, Any]:
     from longhaul_corpus.domain.words import simplified_bytes
 
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "local"
-    report({"node": node, "number": payload["number"]})
+    report({"node": node, "process": os.getpid(), "number": payload["number"]})
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not Path(payload["go"]).exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,8 @@ async def test_node_of_a_ray_cluster_that_dies_in_the_middle_changes_nothing(clu
             removed.set()
             victim = next(node for node in cluster.worker_nodes if node.node_id == seen["node"])
             cluster.remove_node(victim, allow_graceful=False)
+            with suppress(ProcessLookupError):  # nothing of a dead node lives on, not even for a moment
+                os.kill(seen["process"], signal.SIGKILL)
             (tmp_path / "go").touch()
 
     found = await run(engine, tmp_path, died, kill)

@@ -27,11 +27,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 Program = Callable[..., dict[str, Any]]
+# What takes long to import; the server does not find this module itself.
+PRELOADED = ["numpy", "torch.distributed.tensor", "longhaul_trainer.worker.session"]
 
 
 def run_ranks(program: Program, ranks: int, *arguments: Any) -> list[dict[str, Any]]:
     """Runs the program on every rank and returns what each returned."""
-    context = multiprocessing.get_context("fork")
+    # From a server without threads: what this process has started by now, Ray's and gRPC's, does not survive a fork.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         pipes = [context.Pipe(duplex=False) for _ in range(ranks)]
@@ -41,10 +45,12 @@ def run_ranks(program: Program, ranks: int, *arguments: Any) -> list[dict[str, A
         ]
         for process in processes:
             process.start()
-        answers = [reading.recv() if reading.poll(60) else {"error": "silent"} for reading, _ in pipes]
-        for process in processes:
-            process.join(20)
-            process.kill()
+        try:
+            answers = [reading.recv() if reading.poll(90) else {"error": "silent"} for reading, _ in pipes]
+        finally:
+            for process in processes:
+                process.join(1)
+                process.kill()
     return answers
 
 

@@ -21,6 +21,9 @@ KILL_AFTER_STEP = 14
 """Between the checkpoints of steps 10 and 20, so that steps are made again."""
 
 STEPS = 40
+
+STEP_SECONDS = 0.08
+"""What a step of a run to be killed takes at least, so that it is met in the middle however fast the machine is."""
 DEADLINE_SECONDS = 90
 
 
@@ -109,6 +112,7 @@ def kill_everything(installation: Installation, status: training_run_pb2.Trainin
 )
 def test_run_broken_by_kill_has_the_same_losses(breakable: Installation, base, victim: str, choose):
     spec, expected = base
+    spec.resources.pod.update({"env": {"TRAINER_DRILL": f"step={STEP_SECONDS}"}})
     with breakable.client() as client:
         request = training_run_pb2.CreateTrainingRunRequest(
             parent="projects/default", training_run_id=f"killed-{victim}", spec=spec

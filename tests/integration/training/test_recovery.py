@@ -15,7 +15,9 @@ from longhaul_core.metric_journal import JournalSpan, journal_prefix
 from longhaul_core.objects import open_store
 from training_harness import Lab, config, run_name, wait
 
-STEPS, FEWER_STEPS = 400, 120
+STEPS, FEWER_STEPS = 240, 120
+STEP_SECONDS = 0.03
+"""What a step takes at least where a fault is to happen in the middle of a run, however fast the machine is."""
 # Without decay the learning rate does not depend on the number of steps: a shorter run has the first losses of a
 # longer one.
 FLAT = {"warmup_steps": 2, "decay_fraction": 0.0}
@@ -58,7 +60,7 @@ def first_of(losses: dict[int, float]) -> dict[int, float]:
 def test_worker_agent_controller_and_all_killed_leave_the_losses_of_the_unbroken_run(
     lab: Lab, unbroken: dict[int, float]
 ) -> None:
-    lab.create_run("broken", LONG, spares=1)
+    lab.create_run("broken", LONG, spares=1, step_seconds=STEP_SECONDS)
 
     lab.wait_step("broken", 12)
     os.kill(lab.rank("broken", 1).process_id, signal.SIGKILL)
@@ -110,7 +112,7 @@ def test_worker_agent_controller_and_all_killed_leave_the_losses_of_the_unbroken
 
 def test_node_to_be_drained_is_left_by_checkpoint_and_acknowledged(lab: Lab, unbroken: dict[int, float]) -> None:
     wait(lambda: not lab.pods(), "the pods of the run before are gone")
-    lab.create_run("moved", SHORT, spares=1)
+    lab.create_run("moved", SHORT, spares=1, step_seconds=STEP_SECONDS)
     lab.wait_step("moved", 13)
     node = lab.rank("moved", 0).node
     lab.upstream.ask_drain(node, computes=True)
@@ -129,7 +131,7 @@ def test_node_to_be_drained_is_left_by_checkpoint_and_acknowledged(lab: Lab, unb
 
 def test_killed_node_is_replaced_by_the_spare(lab: Lab, unbroken: dict[int, float]) -> None:
     wait(lambda: not lab.pods(), "the pods of the run before are gone")
-    lab.create_run("bereft", LONG, spares=1)
+    lab.create_run("bereft", LONG, spares=1, step_seconds=STEP_SECONDS)
     lab.wait_step("bereft", 13)
     node = lab.rank("bereft", 1).node
     os.kill(running_nodes(lab.cluster)[node], signal.SIGKILL)
@@ -147,7 +149,7 @@ def test_killed_node_is_replaced_by_the_spare(lab: Lab, unbroken: dict[int, floa
 
 def test_task_leaves_the_last_spare_alone_and_runs_when_the_run_is_over(lab: Lab, unbroken: dict[int, float]) -> None:
     wait(lambda: not lab.pods(), "the pods of the run before are gone")
-    lab.create_run("guarded", config(steps=60), spares=1)
+    lab.create_run("guarded", config(steps=60), spares=1, step_seconds=STEP_SECONDS)
     lab.wait_step("guarded", 1)
     lab.create_burn_in("burn")
     waiting = wait(lambda: lab.get_task("burn").status.pending_reason)
@@ -161,7 +163,7 @@ def test_task_leaves_the_last_spare_alone_and_runs_when_the_run_is_over(lab: Lab
 
 def test_paused_run_gives_its_pods_back_and_resumes_where_it_was(lab: Lab, unbroken: dict[int, float]) -> None:
     wait(lambda: not lab.pods(), "the pods of the run before are gone")
-    lab.create_run("paused", SHORT)
+    lab.create_run("paused", SHORT, step_seconds=STEP_SECONDS)
     lab.wait_step("paused", 13)
     lab.runs.PauseTrainingRun(pb.PauseTrainingRunRequest(name=run_name("paused")))
     lab.wait_state("paused", "PAUSED")
@@ -176,7 +178,7 @@ def test_paused_run_gives_its_pods_back_and_resumes_where_it_was(lab: Lab, unbro
 
 def test_cancelled_run_ends_and_stays_ended(lab: Lab, unbroken: dict[int, float]) -> None:
     wait(lambda: not lab.pods(), "the pods of the run before are gone")
-    lab.create_run("cancelled", LONG)
+    lab.create_run("cancelled", LONG, step_seconds=STEP_SECONDS)
     lab.wait_step("cancelled", 3)
     lab.runs.CancelTrainingRun(pb.CancelTrainingRunRequest(name=run_name("cancelled")))
     lab.wait_state("cancelled", "CANCELLED")

@@ -278,13 +278,18 @@ class Lab:
         for node in running_nodes(self.cluster):
             stop_node(self.cluster, node)
 
-    def create_run(self, run_id: str, config: dict[str, Any], **resources: int) -> training_run_pb2.TrainingRun:
-        values = Struct()
+    def create_run(
+        self, run_id: str, config: dict[str, Any], *, step_seconds: float = 0.0, **resources: int
+    ) -> training_run_pb2.TrainingRun:
+        """A run; with `step_seconds` each step takes so much longer, so that it can be met in the middle anywhere."""
+        values, pod = Struct(), Struct()
         values.update(config)
+        if step_seconds:
+            pod.update({"env": {"TRAINER_DRILL": f"step={step_seconds:g}"}})
         spec = training_run_pb2.TrainingRunSpec(
             trainer_config=values,
             token_set=TOKEN_SET,
-            resources=training_run_pb2.RunResources(**{"nodes": 2, "gpus_per_node": 1, **resources}),
+            resources=training_run_pb2.RunResources(**{"nodes": 2, "gpus_per_node": 1, **resources}, pod=pod),
         )
         return self.runs.CreateTrainingRun(
             training_run_pb2.CreateTrainingRunRequest(parent=PARENT, training_run_id=run_id, spec=spec)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from longhaul_core.errors import InvalidArgument
 
+from longhaul_trainer.data.permutation import Indices
 from longhaul_trainer.data.samples import Batch, SampleOrder, stripe
 
 
@@ -22,11 +23,19 @@ class Reading:
 
 
 class Loader:
-    """Batches of one data-parallel rank."""
+    """Batches of one data-parallel rank. `delay`: seconds by which a batch is made to come late."""
 
-    def __init__(self, orders: Sequence[SampleOrder], *, rank: int, ranks: int) -> None:
+    def __init__(
+        self,
+        orders: Sequence[SampleOrder],
+        *,
+        rank: int,
+        ranks: int,
+        delay: Callable[[Reading], float] | None = None,
+    ) -> None:
         self._orders = list(orders)
         self._rank, self._ranks = rank, ranks
+        self._delay = delay
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self._ahead: tuple[Reading, Future[Batch]] | None = None
         self.wait_seconds = 0.0
@@ -52,4 +61,9 @@ class Loader:
                 violations=[("data.global_batch_size", f"must be a multiple of {self._ranks}")],
             )
         samples = stripe(reading.cursor, reading.samples, self._rank, self._ranks)
-        return self._thread.submit(self._orders[reading.stage].read, samples)
+        return self._thread.submit(self._fetch, reading, samples)
+
+    def _fetch(self, reading: Reading, samples: Indices) -> Batch:
+        if self._delay is not None:
+            time.sleep(self._delay(reading))
+        return self._orders[reading.stage].read(samples)

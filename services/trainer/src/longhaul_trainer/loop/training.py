@@ -19,6 +19,7 @@ from longhaul_trainer.data.neighbours import consecutive_share
 from longhaul_trainer.data.samples import Batch, SampleOrder
 from longhaul_trainer.loop.anomaly import Rewind, Verdict, judge
 from longhaul_trainer.loop.control import Control
+from longhaul_trainer.loop.drills import Drill
 from longhaul_trainer.loop.measurements import device_memory, expert_balance, same_result
 from longhaul_trainer.loop.own_time import ForwardClock
 from longhaul_trainer.loop.report import Reporter
@@ -66,6 +67,7 @@ class Training:
     trackers: Trackers
     state: TrainerState
     saved_position: int
+    drill: Drill = field(default_factory=Drill)
     _overdue: bool = field(default=False, init=False)
     _stall_seconds: float = field(default=0.0, init=False)
     _parameter_norm: float = field(default=0.0, init=False)
@@ -75,6 +77,7 @@ class Training:
     def __post_init__(self) -> None:
         """Listens to the model's forward passes."""
         self._forward = ForwardClock(self.built.model, self.grid.group.device)
+        self.drill.attach(self.built.model)
 
     def run(self) -> None:
         """Makes all steps that are left and commits the last checkpoint.
@@ -105,6 +108,7 @@ class Training:
         """One update, its metrics and what falls due after it; returns whether any rank was asked to stop."""
         started = time.perf_counter()
         step = self.state.step + 1
+        self.drill.begin(step)
         batch = self._next_batch(step)
         control = self.control
         signals = (self.saver.busy, control.stop_requested, control.checkpoint_requested)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,8 @@ from longhaul_trainer.data.samples import SampleOrder
 from longhaul_trainer.data.stages import mixture_stages
 from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.loop.control import Control
+from longhaul_trainer.loop.drills import VARIABLE as DRILL_VARIABLE
+from longhaul_trainer.loop.drills import Drill
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.loop.stops import AttemptFailed
@@ -90,6 +93,9 @@ class Session:
             self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
             reporter = JournalingReporter(reporter, self._journal)
         self.reporter = reporter
+        self.drill = Drill.parse(
+            os.environ.get(DRILL_VARIABLE, ""), rank=assignment.rank, node=assignment.node, epoch=assignment.epoch
+        )
 
     def prepare(self, join: Callable[[], RankGroup]) -> Training:
         """Opens the data, joins the other ranks, builds the model and restores what the epoch begins with.
@@ -126,13 +132,14 @@ class Session:
             trackers=self._open_trackers(),
             state=state,
             saved_position=saved_position,
+            drill=self.drill,
         )
 
     def _open_data(self) -> tuple[list[SampleOrder], Loader, Validation]:
         layout = self.config.check_world_size(self.assignment.world_size)
         rank, ranks = layout.data_rank(self.assignment.rank), layout.data_parallel
         orders = [self._open_order(stage) for stage in range(len(self.config.data.context_stages) + 1)]
-        loader = Loader(orders, rank=rank, ranks=ranks)
+        loader = Loader(orders, rank=rank, ranks=ranks, delay=self.drill.delay)
         held_out = self.token_set.streams("valid", sorted(self.token_set.extra.sources))
         return orders, loader, Validation(held_out, self.config, rank=rank, ranks=ranks)
 

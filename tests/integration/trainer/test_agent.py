@@ -156,3 +156,36 @@ def test_nursery_killed_is_replaced_and_its_worker_reported(
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     controller.start_epoch(pods, 2, world, trainer_config=long_run, **controller.resume(world))
     controller.wait(lambda: len(controller.of("run_finished")) == 1)
+
+
+def test_hung_ranks_give_their_stacks_before_they_are_killed(
+    world: World, controller: Controller, start: StartAgent, long_run: dict[str, Any]
+) -> None:
+    first, second = start(0), start(1)
+    pods = join_all(controller, first, second)
+    controller.start_epoch(pods, 1, world, trainer_config={**long_run, "steps": 900})
+    frozen, waiting = worker_process(controller, 1, 1), worker_process(controller, 0, 1)
+    controller.wait_step(3)
+    os.kill(frozen, signal.SIGSTOP)
+    controller.wait(lambda: min(w.silent_seconds for b in controller.heartbeats.values() for w in b.workers) > 3)
+    for pod in pods:
+        controller.send(pod, prepare_epoch=agent_pb2.PrepareEpoch(epoch=2))
+    controller.wait(lambda: len(controller.of("epoch_ready", lambda ready: ready.epoch == 2)) == 2)
+
+    assert not psutil.pid_exists(frozen)
+    assert not psutil.pid_exists(waiting)
+    stacks = {event.rank: event for event in controller.of("event", lambda event: event.type == "STACKS")}
+    assert stacks.keys() == {0, 1}
+    assert "torch/distributed" in stacks[0].data["stacks"], stacks[0].data["stacks"]
+    assert "loop/training.py" in stacks[0].data["stacks"]
+    assert "did not answer" in stacks[1].message
+    assert stacks[1].data["process_state"].startswith("T (stopped)")
+    controller.wait(lambda: any("loop/training.py" in text for text in logs(world, controller, rank=0)))
+    for reports in controller.reports.values():
+        order = [report.WhichOneof("report") for _, report in sorted(reports.items())]
+        assert order.index("event") < len(order) - 1 - order[::-1].index("epoch_ready")
+
+
+def logs(world: World, controller: Controller, rank: int) -> list[str]:
+    chunks = controller.of("log_chunk", lambda chunk: chunk.rank == rank)
+    return [open_store(world.url).get(chunk.key).decode() for chunk in chunks]

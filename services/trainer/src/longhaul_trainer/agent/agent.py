@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +28,7 @@ from longhaul_trainer.agent.nursery import Nursery
 from longhaul_trainer.agent.outbox import Outbox
 from longhaul_trainer.agent.preflight import check_node
 from longhaul_trainer.agent.settings import AgentSettings
+from longhaul_trainer.agent.stacks import collect_stacks
 from longhaul_trainer.agent.worker import Worker
 from longhaul_trainer.exit_codes import ExitCode
 from longhaul_trainer.metrics import step_metrics
@@ -199,6 +200,7 @@ class Agent:
             with suppress(TimeoutError):
                 exits = [worker.exited.wait() for worker in victims]
                 await asyncio.wait_for(asyncio.gather(*exits), command.grace_seconds)
+        await self._report_stacks(victims)
         await asyncio.gather(*(self._nursery.kill(worker) for worker in victims))
 
     async def _request(self, request: Request) -> None:
@@ -209,7 +211,15 @@ class Agent:
         """Ends all workers; as they are forgotten first, their ends are not reported."""
         victims = list(self._workers.values())
         self._workers.clear()
+        await self._report_stacks(victims)
         await asyncio.gather(*(self._nursery.kill(worker) for worker in victims))
+
+    async def _report_stacks(self, victims: Sequence[Worker]) -> None:
+        """What the stuck ones among them are doing, before they are killed: into the log and to the controller."""
+        for stacks in await collect_stacks(victims):
+            event = stacks.event()
+            _log.warning("worker is stuck", rank=stacks.rank, epoch=stacks.epoch, found=event.message)
+            self._outbox.add(agent_event(event, stacks.epoch, stacks.rank))
 
     async def _all_exited(self) -> None:
         await asyncio.gather(*(worker.exited.wait() for worker in self._workers.values()))

@@ -9,7 +9,8 @@ import socket
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from longhaul_core.logging import get_logger
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from longhaul_trainer.wire import WORKER_MESSAGE, Assignment, Failed, PhaseChang
 _LINE_LIMIT = 1 << 20
 _TAIL_LINES = 20
 _OWN_STEPS = 16
+_GAPS = 32
 _log = get_logger(__name__)
 
 MessageHandler = Callable[["Worker", WorkerMessage], None]
@@ -41,6 +43,8 @@ class Worker:
         self.failure = ""
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self.own: deque[float] = deque(maxlen=_OWN_STEPS)
+        self._gaps: deque[float] = deque(maxlen=_GAPS)
+        self._overheard: asyncio.Queue[str] | None = None
         self.exited = asyncio.Event()
         self._channel = channel
         self._on_message = on_message
@@ -66,6 +70,19 @@ class Worker:
     def silent_seconds(self) -> float:
         """Seconds since the worker last reported progress."""
         return time.monotonic() - self.heard
+
+    def usual_gap_seconds(self) -> float:
+        """Median of the last pauses between two signs of life; 0 while unknown."""
+        return statistics.median(self._gaps) if self._gaps else 0.0
+
+    @contextmanager
+    def overheard(self) -> Iterator[asyncio.Queue[str]]:
+        """The lines that the process writes meanwhile; they go to the log as well."""
+        self._overheard = asyncio.Queue()
+        try:
+            yield self._overheard
+        finally:
+            self._overheard = None
 
     async def assign(self, assignment: Assignment, listener: socket.socket | None, on_line: LineHandler) -> None:
         """Makes the worker a rank; its log lines go to the handler."""
@@ -122,7 +139,9 @@ class Worker:
         except ValidationError as error:
             _log.error("worker message not understood", process_id=self.process_id, error=str(error))
             return
-        self.heard = time.monotonic()
+        now = time.monotonic()
+        self._gaps.append(now - self.heard)
+        self.heard = now
         match message:
             case PhaseChange(phase=phase, step=step, own_seconds=own):
                 self.phase, self.step = phase.value, step
@@ -141,6 +160,8 @@ class Worker:
             while raw := await self._read_line(reader):
                 line = raw.decode(errors="replace").rstrip("\n")
                 self.tail.append(line)
+                if self._overheard is not None:
+                    self._overheard.put_nowait(line)
                 self._on_line(self, line)
         finally:
             transport.close()

@@ -1,8 +1,8 @@
 """Stacks of workers that have stopped moving, taken before they are killed.
 
-A worker answers SIGUSR1 by writing the stacks of all its threads to its log (faulthandler, in the signal handler itself,
-so that a rank which waits in a collective answers too). What the kernel has stopped or put to sleep for good can't
-answer; of that the process state is told instead.
+A worker answers SIGUSR1 by writing the stacks of all its threads to its log: faulthandler does so in the signal handler
+itself, so that a rank which waits in a collective answers too. What the kernel has stopped or put to sleep for good
+can't answer; of that the process state is told instead.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from longhaul_core.rpc.client import connect_sync, rpc_errors
 from safetensors.numpy import save
 
 RUN = "projects/demo/trainingRuns/r1"
+FROZEN = "model/rank-1.safetensors"
 
 
 def checkpoint_name(step: int, epoch: int = 1, run: str = "r1") -> str:
@@ -135,6 +136,28 @@ class Process:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+async def save_borrowing(client: Client, step: int, frozen: ObjectReference, **fields: object) -> pb.Checkpoint:
+    """Saves a step whose second part is one that is in the store already."""
+    begun = await client.begin(step)
+    own = [part for part in write_parts(client.store, begun.prefix, step) if not part.key.endswith(FROZEN)]
+    client.store.delete(begun.prefix + FROZEN)
+    return await client.commit(begun, [*own, frozen], **fields)
+
+
+async def save_first(client: Client, step: int = 10) -> ObjectReference:
+    """Saves a step and returns a part that others may borrow."""
+    begun = await client.begin(step)
+    parts = write_parts(client.store, begun.prefix, step)
+    await client.commit(begun, parts)
+    return next(part for part in parts if part.key.endswith(FROZEN))
+
+
+async def verify(client: Client, step: int) -> dict[str, str]:
+    """Damaged parts of a checkpoint."""
+    answer = await client.call("VerifyCheckpoint", pb.VerifyCheckpointRequest(name=checkpoint_name(step)))
+    return dict(answer.damaged_parts)
 
 
 @asynccontextmanager

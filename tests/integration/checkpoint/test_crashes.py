@@ -5,7 +5,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
 from longhaul_checkpoint.adapters.failpoints import Point
 from longhaul_core.errors import LonghaulError
 
-from tests.integration.checkpoint.support import RUN, client_of, write_parts
+from tests.integration.checkpoint.support import RUN, client_of, save_borrowing, save_first, verify, write_parts
 
 COMMIT_POINTS = [point for point in Point if point.startswith("commit.")]
 COLLECT_POINTS = [point for point in Point if point.startswith("collect.")]
@@ -47,10 +47,12 @@ async def test_commit_killed_is_there_as_a_whole_or_not_at_all(process, store, s
 
 @pytest.mark.parametrize("point", COLLECT_POINTS)
 async def test_retention_killed_is_finished_after_the_restart(process, store, serve, point):
-    process.start(failpoints=point)
+    """What the last checkpoint borrows from a deleted one stays, and goes when nothing borrows it any more."""
+    process.start(failpoints=f"{point}:2")
     async with client_of(process, store) as client:
-        for step in (10, 20, 30):
-            await client.save(step)
+        frozen = await save_first(client, 10)
+        for step in (20, 30):
+            await save_borrowing(client, step, frozen)
         await client.retain(keep_last=1)
         with pytest.raises(LonghaulError):
             await client.collect()
@@ -60,7 +62,11 @@ async def test_retention_killed_is_finished_after_the_restart(process, store, se
         await client.collect()
         assert await client.steps() == [30]
         assert {key.split("/")[-1][:13] for key in client.objects("projects/demo/manifests/")} == {"step-00000030"}
-        assert not [key for key in client.objects() if "step-00000030" not in key]
+        assert [key for key in client.objects() if "step-00000030" not in key] == [frozen.key]
+        assert await verify(client, 30) == {}
+        await client.save(40)
+        await client.collect()
+        assert not [key for key in client.objects() if "step-00000040" not in key]
 
 
 async def test_commit_killed_after_its_manifest_and_then_fenced_stays_committed(process, store, serve):

@@ -29,6 +29,7 @@ from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Id
 from longhaul_checkpoint.domain.lineage import RunHead
 from longhaul_checkpoint.domain.naming import split_resource_id
 from longhaul_checkpoint.domain.retention import RetentionPolicy
+from longhaul_checkpoint.domain.sharing import Holdings, holdings
 
 _COLUMNS = [table.c[field.name] for field in fields(ResourceRow)]
 
@@ -134,6 +135,11 @@ def of_run(session: Session, project: str, run: str, states: Collection[State]) 
     """Return the checkpoints of a run in some states, lowest step first."""
     found = session.execute(_of_run(project, run, states).order_by(table.c.id))
     return [ResourceRow(**row._mapping) for row in found]
+
+
+def held(session: Session, project: str, run: str) -> Holdings:
+    """Return what the live checkpoints of a run hold: their parts, and those that they borrow."""
+    return holdings(checkpoint_of(row) for row in of_run(session, project, run, VISIBLE_STATES))
 
 
 def in_states(

@@ -28,6 +28,7 @@ from longhaul_checkpoint.adapters.settling import Settler
 from longhaul_checkpoint.domain.checkpoint import VISIBLE_STATES, Checkpoint, Identity, State
 from longhaul_checkpoint.domain.naming import checked_run, run_prefix, split_step_id
 from longhaul_checkpoint.domain.retention import Candidate, Decision, RetentionPolicy, decide
+from longhaul_checkpoint.domain.sharing import Holdings, freed_bytes, holdings
 
 log = get_logger(__name__)
 
@@ -95,12 +96,13 @@ class Collector:
             return Round((), 0)
         decisions, rows = await self._decide(project, run)
         expired = [rows[decision.id] for decision in decisions if not decision.keep]
-        size = sum(checkpoint_of(row).committed.size_bytes for row in expired)
+        kept = holdings(checkpoint_of(rows[decision.id]) for decision in decisions if decision.keep)
+        size = freed_bytes([checkpoint_of(row) for row in expired], kept)
         if not dry_run:
             size = sum([await self._delete(row) for row in expired])
             await self._give_up(project, run)
             await self.finish(project, run)
-            await asyncio.to_thread(self._sweep_unowned, project, run, await self._owned(project, run))
+            await asyncio.to_thread(self._sweep_unowned, project, run, *await self._owned(project, run))
         return Round(tuple(decisions), size)
 
     async def finish(self, project: str = "", run: str = "") -> None:
@@ -132,11 +134,11 @@ class Collector:
         now = self._clock.now()
 
         def mark(session: Session) -> ResourceRow | None:
-            run = catalogue.find_run(session, row.project, row.spec["run"])
+            run = catalogue.run_row(session, row.project, row.spec["run"], now, for_update=True)
             current = catalogue.get(session, row.project, row.id, for_update=True)
             checkpoint = checkpoint_of(current)
             held = checkpoint.pinned or checkpoint.is_leased(now)
-            is_head = run is not None and head_of(run).checkpoint == row.id
+            is_head = head_of(run).checkpoint == row.id
             if held or is_head or current.state not in VISIBLE_STATES:
                 return None
             return catalogue.set_state(session, current, State.DELETING, cause="RETENTION", now=now)
@@ -145,9 +147,7 @@ class Collector:
         if marked is None:
             return 0
         self._failpoints.reach(Point.COLLECT_AFTER_MARK)
-        await self._sweep(marked)
-        commitment = checkpoint_of(marked).commitment
-        return commitment.size_bytes if commitment else 0
+        return await self._sweep(marked)
 
     async def _give_up(self, project: str, run: str) -> None:
         now = self._clock.now()
@@ -164,9 +164,12 @@ class Collector:
 
         await self._db.run(mark)
 
-    async def _sweep(self, row: ResourceRow) -> None:
-        identity = checkpoint_of(row).identity
-        await asyncio.to_thread(self._remove, identity)
+    async def _sweep(self, row: ResourceRow) -> int:
+        """Remove the objects of a marked checkpoint that no live one needs; returns the bytes freed."""
+        checkpoint = checkpoint_of(row)
+        identity = checkpoint.identity
+        live = await self._db.read(lambda session: catalogue.held(session, identity.project, identity.run))
+        freed = await asyncio.to_thread(self._remove, checkpoint, live)
         now = self._clock.now()
 
         def record(session: Session) -> None:
@@ -176,29 +179,49 @@ class Collector:
                 catalogue.set_state(session, current, swept, cause="OBJECTS_REMOVED", now=now)
 
         await self._db.run(record)
-        self._count(row)
-        log.info("checkpoint removed", checkpoint=identity.name, state=row.state)
-
-    def _count(self, row: ResourceRow) -> None:
-        commitment = checkpoint_of(row).commitment
-        if commitment is None:
+        if checkpoint.commitment is None:
             self._instruments.abandoned.inc()
         else:
             self._instruments.deleted.inc()
-            self._instruments.deleted_bytes.inc(commitment.size_bytes)
+            self._instruments.deleted_bytes.inc(freed)
+        log.info("checkpoint removed", checkpoint=identity.name, state=row.state, bytes=freed)
+        return freed
 
-    def _remove(self, identity: Identity) -> None:
+    def _remove(self, checkpoint: Checkpoint, live: Holdings) -> int:
+        identity, commitment = checkpoint.identity, checkpoint.commitment
         self._store.delete(identity.manifest_key)
         self._failpoints.reach(Point.COLLECT_AFTER_MANIFEST)
-        self._store.delete_prefix(identity.prefix)
+        freed = self._clear(identity.prefix, live)
         self._failpoints.reach(Point.COLLECT_AFTER_PARTS)
+        borrowed = commitment.borrowed if commitment is not None else {}
+        for key in live.lacking(borrowed):
+            self._store.delete(key)
+            freed += borrowed[key]
+        self._failpoints.reach(Point.COLLECT_AFTER_BORROWED)
+        return freed
 
-    async def _owned(self, project: str, run: str) -> set[str]:
+    def _clear(self, prefix: str, live: Holdings) -> int:
+        """Remove what lies below the prefix of a checkpoint that is gone, but for what live ones borrow."""
+        infos = list(self._store.list(prefix))
+        lent = live.lent_by(prefix)
+        removed = [info for info in infos if info.key not in lent]
+        if not lent:
+            self._store.delete_prefix(prefix)
+        else:
+            for info in removed:
+                self._store.delete(info.key)
+        return sum(info.size for info in removed)
+
+    async def _owned(self, project: str, run: str) -> tuple[set[str], Holdings]:
         states = set(State) - {State.DELETED, State.ABANDONED}
-        rows = await self._db.read(lambda session: catalogue.of_run(session, project, run, states))
-        return {row.id for row in rows}
 
-    def _sweep_unowned(self, project: str, run: str, owned: Collection[str]) -> None:
+        def look(session: Session) -> tuple[set[str], Holdings]:
+            rows = catalogue.of_run(session, project, run, states)
+            return {row.id for row in rows}, catalogue.held(session, project, run)
+
+        return await self._db.read(look)
+
+    def _sweep_unowned(self, project: str, run: str, owned: Collection[str], live: Holdings) -> None:
         """Remove what a writer that was replaced wrote after its checkpoint had been given up."""
         limit = self._clock.now() - timedelta(seconds=self._limits.stale_seconds)
         prefix = run_prefix(project, run)
@@ -212,8 +235,9 @@ class Collector:
                 continue
             identity = Identity(project, run, *position)
             if identity.id not in owned and modified < limit and not self._store.exists(identity.manifest_key):
-                self._store.delete_prefix(identity.prefix)
-                log.info("objects without a checkpoint removed", prefix=identity.prefix)
+                freed = self._clear(identity.prefix, live)
+                if freed:
+                    log.info("objects without a checkpoint removed", prefix=identity.prefix, bytes=freed)
 
 
 def _candidate(checkpoint: Checkpoint, now: datetime) -> Candidate:

@@ -23,7 +23,7 @@ from longhaul_checkpoint.adapters import catalogue, manifests
 from longhaul_checkpoint.adapters.failpoints import Point
 from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.records import checkpoint_of, head_of
-from longhaul_checkpoint.adapters.settling import Settler
+from longhaul_checkpoint.adapters.settling import Settler, lacks_part
 from longhaul_checkpoint.adapters.single_flight import SingleFlight
 from longhaul_checkpoint.adapters.verification import PartVerifier
 from longhaul_checkpoint.domain.checkpoint import (
@@ -35,7 +35,7 @@ from longhaul_checkpoint.domain.checkpoint import (
     State,
 )
 from longhaul_checkpoint.domain.lineage import RunHead, stale_epoch
-from longhaul_checkpoint.domain.naming import checked_run, split_resource_id
+from longhaul_checkpoint.domain.naming import checked_run, run_prefix, split_resource_id
 from longhaul_checkpoint.domain.parts import Damage, Part, check_parts
 
 log = get_logger(__name__)
@@ -168,7 +168,7 @@ class Commits:
         if checkpoint.state in VISIBLE_STATES:
             return await self._repeated(row, parts)
         _check_writer(checkpoint, head, epoch)
-        check_parts(parts, shared_prefix=identity.prefix)
+        check_parts(parts, shared_prefix=run_prefix(identity.project, identity.run))
         self._failpoints.reach(Point.COMMIT_BEFORE_VERIFY)
         seen = await asyncio.to_thread(manifests.sighting, self._store, parts)
         _refuse_damaged(checkpoint, await self._verifier.verify(parts))
@@ -196,7 +196,8 @@ class Commits:
         self._failpoints.reach(Point.COMMIT_AFTER_RECORD)
         if row.state == State.ABANDONING:
             fenced = await self._db.read(lambda session: catalogue.find_run(session, identity.project, identity.run))
-            raise stale_epoch(head_of(fenced) if fenced else head, identity.epoch)
+            newest = head_of(fenced) if fenced else head
+            raise stale_epoch(newest, identity.epoch) if newest.epoch > identity.epoch else _part_gone(identity)
         log.info("checkpoint committed", checkpoint=identity.name, bytes=commitment.size_bytes, parts=commitment.parts)
         return row
 
@@ -209,6 +210,8 @@ class Commits:
             return row
         if head.epoch > identity.epoch:
             return catalogue.set_state(session, row, State.ABANDONING, cause="STALE_EPOCH", now=now)
+        if lacks_part(session, identity, commitment):
+            return catalogue.set_state(session, row, State.ABANDONING, cause="PART_GONE", now=now)
         catalogue.save_run(session, run, head=head.advance(identity.id), now=now)
         return catalogue.save(session, row, current.commit(commitment), cause="COMMITTED", now=now)
 
@@ -247,6 +250,15 @@ def _check_writer(checkpoint: Checkpoint, head: RunHead, epoch: int) -> None:
         )
     if checkpoint.state is not State.BEGUN:
         raise _gone(checkpoint.identity.id, checkpoint.state)
+
+
+def _part_gone(identity: Identity) -> DataLoss:
+    return DataLoss(
+        f"checkpoint {identity.id!r} is not committed: a part that it borrows went with the checkpoint that wrote it",
+        reason="PART_MISSING",
+        metadata={"checkpoint": identity.name},
+        action="write every part again at the next step that is saved",
+    )
 
 
 def _gone(identifier: str, state: str) -> FailedPrecondition:

@@ -15,3 +15,4 @@ class Point(StrEnum):
     COLLECT_AFTER_MARK = "collect.after-mark"
     COLLECT_AFTER_MANIFEST = "collect.after-manifest"
     COLLECT_AFTER_PARTS = "collect.after-parts"
+    COLLECT_AFTER_BORROWED = "collect.after-borrowed"

@@ -13,6 +13,7 @@ from longhaul_core.manifests import Part as ManifestPart
 from longhaul_core.objects.store import ObjectStore
 
 from longhaul_checkpoint.domain.checkpoint import Checkpoint, Commitment, Description, Identity
+from longhaul_checkpoint.domain.naming import part_prefix, path_of
 from longhaul_checkpoint.domain.parts import Part
 
 KIND = "checkpoint"
@@ -75,14 +76,16 @@ def parts_of(manifest: Manifest, identity: Identity) -> list[Part]:
 
 def part_of(key: str, size: int, digest: str, identity: Identity) -> Part:
     """Return a part by its key."""
-    return Part(key.removeprefix(identity.prefix), key, size, digest)
+    return Part(path_of(key, identity.project, identity.run), key, size, digest)
 
 
 def commitment_of(
     manifest: Manifest, *, previous: str, commit_time: datetime, verify_time: datetime, seen: str
 ) -> Commitment:
     """Return what the catalogue keeps of a committed manifest."""
-    extra = cast(dict[str, Any], manifest.extra)
+    extra, config = cast(dict[str, Any], manifest.extra), cast(dict[str, Any], manifest.config)
+    project = manifest.name.split("/")[1]
+    own = part_prefix(project, config["run"], config["step"], config["epoch"])
     return Commitment(
         digest=manifest.digest,
         size_bytes=manifest.size,
@@ -92,6 +95,7 @@ def commitment_of(
         verify_time=verify_time,
         previous=previous,
         seen=seen,
+        borrowed={part.key: part.size for part in manifest.parts if not part.key.startswith(own)},
     )
 
 

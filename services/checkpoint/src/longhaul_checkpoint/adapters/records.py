@@ -97,12 +97,15 @@ def _commitment_of(stored: dict[str, Any]) -> Commitment:
         verify_time=datetime.fromisoformat(stored["verify_time"]),
         previous=stored["previous"],
         seen=stored["seen"],
+        borrowed=stored.get("borrowed", {}),
     )
 
 
 def _commitment_to(commitment: Commitment) -> dict[str, Any]:
     description = commitment.description
+    shared = {"borrowed": dict(commitment.borrowed)} if commitment.borrowed else {}
     return {
+        **shared,
         "digest": commitment.digest,
         "size_bytes": commitment.size_bytes,
         "parts": commitment.parts,

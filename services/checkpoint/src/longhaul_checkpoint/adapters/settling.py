@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
@@ -20,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue, manifests
 from longhaul_checkpoint.adapters.records import checkpoint_of, head_of
-from longhaul_checkpoint.domain.checkpoint import Checkpoint, Identity, State
+from longhaul_checkpoint.domain.checkpoint import Checkpoint, Commitment, Identity, State
 from longhaul_checkpoint.domain.lineage import RunHead
 from longhaul_checkpoint.domain.naming import manifest_prefix, split_step_id
 
@@ -79,6 +80,8 @@ class Settler:
                 return row.state
             if head.epoch > identity.epoch:
                 return catalogue.set_state(session, row, State.ABANDONING, cause="STALE_EPOCH", now=now).state
+            if lacks_part(session, identity, _commitment(manifest, now)):
+                return catalogue.set_state(session, row, State.ABANDONING, cause="PART_GONE", now=now).state
             self._adopt(session, run, row, head, manifest)
             return State.COMMITTED
 
@@ -89,14 +92,8 @@ class Settler:
         self, session: Session, run: ResourceRow, row: ResourceRow, head: RunHead, manifest: Manifest
     ) -> ResourceRow:
         now = self._clock.now()
-        commitment = manifests.commitment_of(
-            manifest,
-            previous=str(manifest.extra["previous"]),
-            commit_time=now,
-            verify_time=manifest.created,
-            seen="",
-        )
-        catalogue.save(session, row, checkpoint_of(row).commit(commitment), cause="RECOVERED", now=now)
+        recovered = checkpoint_of(row).commit(_commitment(manifest, now))
+        catalogue.save(session, row, recovered, cause="RECOVERED", now=now)
         return catalogue.save_run(session, run, head=head.advance(row.id), now=now)
 
     async def _read_back(self, project: str, run: str) -> None:
@@ -130,3 +127,16 @@ class Settler:
             except DataLoss as error:
                 log.error("manifest unreadable", checkpoint=identity.name, reason=error.reason, error=error.message)
         return sorted(found, key=lambda item: (item[0].epoch, item[0].step))
+
+
+def lacks_part(session: Session, identity: Identity, commitment: Commitment) -> bool:
+    """Whether a part that a commit borrows is held by no live checkpoint; the run's row must be locked."""
+    if not commitment.borrowed:
+        return False
+    return bool(catalogue.held(session, identity.project, identity.run).lacking(commitment.borrowed))
+
+
+def _commitment(manifest: Manifest, now: datetime) -> Commitment:
+    return manifests.commitment_of(
+        manifest, previous=str(manifest.extra["previous"]), commit_time=now, verify_time=manifest.created, seen=""
+    )

@@ -75,7 +75,8 @@ class Commitment:
     """What a commit fixed.
 
     `previous` is the id of the checkpoint before it on the run's line. `seen` identifies the stored objects as they
-    were when they were last verified, so that untouched ones need not be read again.
+    were when they were last verified, so that untouched ones need not be read again. `borrowed` names the parts that
+    lie under other checkpoints of the run, with their sizes: retention keeps them as long as one borrows them.
     """
 
     digest: str
@@ -86,6 +87,7 @@ class Commitment:
     verify_time: datetime
     previous: str
     seen: str
+    borrowed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,12 @@ def run_prefix(project: str, run: str) -> str:
     return f"projects/{project}/checkpoints/{run}/"
 
 
+def path_of(key: str, project: str, run: str) -> str:
+    """Return a part's path within its checkpoint: what follows the folder that it lies in."""
+    prefix = run_prefix(project, run)
+    return key.removeprefix(prefix).partition("/")[2] if key.startswith(prefix) else key
+
+
 def manifest_key(project: str, run: str, step: int, epoch: int) -> str:
     """Return the key whose conditional creation is the commit: a prefix that only this service writes."""
     return f"{manifest_prefix(project, run)}{step_id(step, epoch)}.json"

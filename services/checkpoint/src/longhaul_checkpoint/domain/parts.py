@@ -26,7 +26,7 @@ class Part:
     """One immutable object of a checkpoint.
 
     `path` is the part's name within the checkpoint; `key` the object's key, which lies under the checkpoint's own
-    prefix or, for content stored once, under that of an earlier checkpoint of the project.
+    prefix or, for content that did not change, under that of the checkpoint of the run that wrote it first.
     """
 
     path: str
@@ -54,7 +54,7 @@ def check_parts(parts: Sequence[Part], *, shared_prefix: str) -> None:
 
     Args:
         parts: the parts as announced by the writer.
-        shared_prefix: the prefix under which every key must lie.
+        shared_prefix: the prefix under which every key must lie: that of the run.
 
     Raises:
         InvalidArgument: with one violation a fault.

@@ -26,6 +26,7 @@ from longhaul_training.adapters.metric_journal import MetricJournal
 from longhaul_training.adapters.metric_rows import KEPT_ROWS, SEGMENT_ROWS, MetricRow
 from longhaul_training.adapters.mirror import Mirror, refresh
 from longhaul_training.adapters.pod_identity import load_identity
+from longhaul_training.adapters.project_store import ProjectStore
 from longhaul_training.adapters.report_store import CheckpointReport, FinishReport, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.convert.agents import rows_of
@@ -45,6 +46,7 @@ SPEC: dict[str, Any] = {
 @pytest.fixture
 async def db(tmp_path: Path) -> AsyncIterator[Database]:
     opened = Database.open(f"sqlite:///{tmp_path / 'db.sqlite3'}")
+    await ProjectStore(opened, ManualClock(AT)).create("p", {}, "")
     yield opened
     opened.close()
 

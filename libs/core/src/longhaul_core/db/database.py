@@ -17,8 +17,10 @@ from sqlalchemy.orm import Session
 from longhaul_core.db.engines import open_engine, parse_database_url, reading, writing
 from longhaul_core.db.failures import display_url, is_conflict, translate
 from longhaul_core.db.feed import RevisionFeed
+from longhaul_core.db.grouping import Waiting, WaitingWrites, run_together
 from longhaul_core.db.migrations import is_current, migrate
 from longhaul_core.db.revisions import current_revision, taken_revision
+from longhaul_core.db.write_ahead import WriteAheadLog
 from longhaul_core.errors import ErrorCode, FailedPrecondition, LonghaulError, Unavailable
 
 T = TypeVar("T")
@@ -53,6 +55,8 @@ class Database:
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="db-read")
         self._writers = ThreadPoolExecutor(writers, thread_name_prefix="db-write")
         self._observer: Observer = _unobserved
+        self._waiting = WaitingWrites()
+        self._log = WriteAheadLog(engine, self._readers.submit) if self.is_sqlite else None
         self.feed = RevisionFeed(self._current_revision)
 
     @classmethod
@@ -95,8 +99,16 @@ class Database:
         return display_url(self._url)
 
     async def run(self, fn: Callable[[Session], T]) -> T:
-        """Run one write transaction and return what `fn` returned, after the commit."""
-        return await asyncio.get_running_loop().run_in_executor(self._writers, self.run_sync, fn)
+        """Run one write transaction and return what `fn` returned, after the commit.
+
+        On SQLite the functions that wait while another commits share the next commit (see `grouping.py`).
+        """
+        if not self.is_sqlite:
+            return await asyncio.get_running_loop().run_in_executor(self._writers, self.run_sync, fn)
+        future = self._waiting.add(fn)
+        self._writers.submit(self._write_waiting)
+        result: T = await asyncio.wrap_future(future)
+        return result
 
     async def read(self, fn: Callable[[Session], T]) -> T:
         """Run one read transaction over one snapshot."""
@@ -119,8 +131,7 @@ class Database:
             return result
 
         result = self._attempt("write", transact)
-        if revision is not None:
-            self.feed.notify(revision)
+        self._wrote(revision)
         return result
 
     def read_sync(self, fn: Callable[[Session], T]) -> T:
@@ -146,6 +157,39 @@ class Database:
     async def _current_revision(self) -> int:
         return await self.read(current_revision)
 
+    def _write_waiting(self) -> None:
+        """Run what waits: alone, or together in one transaction; one by one where that fails."""
+        group = self._waiting.take()
+        shared = len(group) > 1 and self._share(group)
+        for waiting in group:
+            if not shared:
+                waiting.error = None
+                try:
+                    waiting.result = self.run_sync(waiting.fn)
+                except Exception as error:
+                    waiting.error = error
+            waiting.settle()
+
+    def _share(self, group: list[Waiting]) -> bool:
+        started = time.perf_counter()
+        try:
+            with Session(self._writing, expire_on_commit=False) as session:
+                with session.begin():
+                    run_together(session, group)
+                revision = taken_revision(session)
+        except (DBAPIError, PoolTimeout):
+            return False
+        for waiting in group:
+            self._observer("write", _outcome(waiting.error), time.perf_counter() - started)
+        self._wrote(revision)
+        return True
+
+    def _wrote(self, revision: int | None) -> None:
+        if revision is not None:
+            self.feed.notify(revision)
+        if self._log is not None:
+            self._log.wrote()
+
     def _attempt(self, kind: str, transact: Callable[[], T]) -> T:
         started, outcome = time.perf_counter(), "failed"
         try:
@@ -153,7 +197,7 @@ class Database:
             outcome = "ok"
             return result
         except LonghaulError as error:
-            outcome = "failed" if error.code in _FAULTS else "refused"
+            outcome = _outcome(error)
             raise
         finally:
             self._observer(kind, outcome, time.perf_counter() - started)
@@ -169,6 +213,12 @@ class Database:
                 raise Unavailable(f"all connections to {self.url} are in use", reason="DATABASE_BUSY") from error
             time.sleep(_FIRST_DELAY_SECONDS * 2**attempt * random.random())  # noqa: S311 - spreads retries
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _outcome(error: Exception | None) -> str:
+    if error is None:
+        return "ok"
+    return "refused" if isinstance(error, LonghaulError) and error.code not in _FAULTS else "failed"
 
 
 def _migrate_or_refuse(engine: Engine, url: URL, wanted: bool | None) -> None:

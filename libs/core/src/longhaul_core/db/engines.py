@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from longhaul_core.db.dialects import encode_json
 from longhaul_core.db.failures import damaged, translate, unusable
+from longhaul_core.db.write_ahead import PAGES_AT_MOST
 from longhaul_core.errors import InvalidArgument
 
 BUSY_TIMEOUT_MS = 10_000
@@ -119,6 +120,7 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={PAGES_AT_MOST}")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 

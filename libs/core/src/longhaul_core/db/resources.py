@@ -11,15 +11,14 @@ from typing import Any
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, tuple_
-from sqlalchemy import update as sql_update
 from sqlalchemy.orm import Session
 
 from longhaul_core.db.differences import differences
 from longhaul_core.db.revisions import current_revision, lock_revisions, next_revision
 from longhaul_core.db.rows import (
-    COLUMNS,
     Page,
     ResourceRow,
+    change_of,
     find_any,
     find_by_request,
     insert_row,
@@ -251,13 +250,14 @@ def _find_earlier(
 def _write(session: Session, row: ResourceRow, expected_revision: int | None, values: Mapping[str, Any]) -> ResourceRow:
     expected = row.revision if expected_revision is None else expected_revision
     revision = next_revision(session)
-    statement = (
-        sql_update(resources)
-        .where(key(row.kind, row.project, row.id), resources.c.uid == row.uid, resources.c.revision == expected)
-        .values(revision=revision, **values)
-        .returning(*COLUMNS)
-    )
-    written = session.execute(statement).one_or_none()
+    place = {
+        "of_kind": row.kind,
+        "of_project": row.project,
+        "of_id": row.id,
+        "of_uid": row.uid,
+        "of_revision": expected,
+    }
+    written = session.execute(change_of(frozenset(values)), {**place, **values, "revision": revision}).one_or_none()
     if written is None:
         raise Aborted(
             f"{row.kind} {row.id!r} changed since revision {expected}",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, select
+from sqlalchemy import ColumnElement, Row, Select, Update, and_, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from longhaul_core.db.schema import resources
@@ -51,6 +52,18 @@ _BY_REQUEST = select(*COLUMNS).where(
     _IN_PROJECT, resources.c.request_id == bindparam("of_request"), ~resources.c.deleted
 )
 """Statements of the paths that every call takes are built once; building one costs as much as running it."""
+
+
+@lru_cache(maxsize=64)
+def change_of(names: frozenset[str]) -> Update:
+    """The statement that sets these columns and the revision of a row, where it is still as it was read."""
+    still = and_(resources.c.uid == bindparam("of_uid"), resources.c.revision == bindparam("of_revision"))
+    return (
+        update(resources)
+        .where(_IN_PROJECT, resources.c.id == bindparam("of_id"), still)
+        .values({name: bindparam(name) for name in sorted({*names, "revision"})})
+        .returning(*COLUMNS)
+    )
 
 
 def find_any(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:

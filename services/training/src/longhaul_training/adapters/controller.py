@@ -22,7 +22,7 @@ from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.leadership import Leadership, is_stale
 from longhaul_training.adapters.look import Look
-from longhaul_training.adapters.mirror import Mirror, refresh
+from longhaul_training.adapters.mirror import Mirror, give_way, refresh
 from longhaul_training.adapters.node_health import NodeHealth
 from longhaul_training.adapters.pod_specs import LABEL_OWNER_UID
 from longhaul_training.adapters.run_store import RunStore, StoredRun
@@ -186,10 +186,12 @@ class Controller:
                 if stored.run.control.state.holds_gpus:
                     usage.add(stored.run)
         await self._preempt(queued, holding, usage, look)
-        for stored in sorted(holding, key=lambda s: (s.run.created_at, s.run.name)):
+        for number, stored in enumerate(sorted(holding, key=lambda s: (s.run.created_at, s.run.name))):
+            await give_way(number)
             await self._settle_run(stored, look, "", 0, term)
         now = self._clock.now().timestamp()
-        for run in admission_order(queued, usage, now):
+        for number, run in enumerate(admission_order(queued, usage, now)):
+            await give_way(number)
             problem = queue.problem(run) or quota_problem(run, usage)
             after = await self._settle_run(by_uid[run.uid], look, problem, queue_priority(run, limits, now), term)
             if after.run.control.state.holds_gpus:

@@ -66,6 +66,11 @@ class ProjectStore:
         return await self._db.run(transact)
 
 
+def read_limits(session: Session, project_id: str) -> ProjectLimits:
+    """What a project may use, in the caller's transaction; raises NotFound."""
+    return limits_of(resources.get(session, KIND, "", project_id))
+
+
 def limits_of(row: ResourceRow) -> ProjectLimits:
     """What the project of a row may use."""
     return ProjectLimits(int(row.spec["gpu_quota"]), int(row.spec["priority"]))

@@ -17,9 +17,10 @@ from longhaul_core.db import Database, ResourceRow, events, resources
 from longhaul_core.errors import Aborted
 from sqlalchemy.orm import Session
 
-from longhaul_training.adapters import codec
+from longhaul_training.adapters import codec, project_store
 from longhaul_training.adapters.leadership import check_term
 from longhaul_training.domain.actions import RunEvent
+from longhaul_training.domain.admission import check_quota
 from longhaul_training.domain.reports import Reports
 from longhaul_training.domain.states import Control, Desired, Run, new_control
 
@@ -55,10 +56,12 @@ class RunStore:
     async def create(
         self, project: str, run_id: str, spec: Mapping[str, Any], fingerprint: str, request_id: str
     ) -> StoredRun:
-        """Accepts a run; raises AlreadyExists (SPEC_DIFFERS)."""
+        """Accepts a run; raises AlreadyExists (SPEC_DIFFERS), NotFound without the project, or what its quota says."""
         now = self._clock.now()
+        gpus = spec["resources"]["nodes"] * spec["resources"]["gpus_per_node"]
 
         def transact(session: Session) -> ResourceRow:
+            check_quota(project_store.read_limits(session, project), gpus, project)
             return insert(session, project, run_id, spec, fingerprint, request_id, now)
 
         return load(await self._db.run(transact))

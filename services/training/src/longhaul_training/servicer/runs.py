@@ -70,8 +70,6 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
         project = parse_parent(request.parent)
         run_id = check_id(request.training_run_id, "training_run_id")
         spec = convert.spec_of(request.spec)
-        limits = await self._projects.limits(project)
-        check_quota(limits, spec["resources"]["nodes"] * spec["resources"]["gpus_per_node"], project)
         fingerprint = convert.spec_fingerprint(spec)
         stored = await self._runs.create(project, run_id, spec, fingerprint, request.request_id)
         return self._shown(stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,6 +29,9 @@ from longhaul_gpuhealth.exporter.fleet import Fleet
 from longhaul_gpuhealth.exporter.scenario import load_scenario
 from longhaul_gpuhealth.exporter.server import ExporterServer
 from longhaul_gpuhealth.settings import GpuHealthSettings
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("training", "trainer"))]
 
 DEADLINE_SECONDS = 60.0
 NODES = ("node-0", "node-1", "node-2")

@@ -30,8 +30,12 @@ from longhaul_gpuhealth.exporter.scenario import load_scenario
 from longhaul_gpuhealth.exporter.server import ExporterServer
 from longhaul_gpuhealth.settings import GpuHealthSettings
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), *(str(HERE.parent / name) for name in ("training", "trainer"))]
+HERE, PARTS = Path(__file__).parent, ("cluster", "integration/training", "integration/trainer")
+sys.path[:0] = [
+    str(HERE),
+    *(str(HERE.parent / name) for name in ("training", "trainer")),
+    str(HERE.parents[1] / "cluster"),
+]
 
 DEADLINE_SECONDS = 60.0
 NODES = ("node-0", "node-1", "node-2")

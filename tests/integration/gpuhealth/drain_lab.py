@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +17,27 @@ from typing import Any
 
 import grpc
 import yaml
+from fakekube import FakeKubernetes
 from longhaul.gpuhealth.v1 import node_health_pb2 as pb
 from longhaul.gpuhealth.v1 import node_health_pb2_grpc
 from longhaul.training.v1 import training_run_pb2
 from longhaul_core.clock import SystemClock
 from longhaul_core.cluster import LocalCluster
+from longhaul_core.cluster.local.launch import start_node
 from longhaul_core.rpc.client import connect_sync
 from longhaul_gpuhealth.adapters.marks import SESSION
 from trainer_harness import make_token_set
 from training_harness import DEADLINE_SECONDS, USER_TOKEN, Lab, Service, config, free_port, run_name, wait
+from training_lab import Background, KubeLab
 
 RUN = "watched"
 XIDS = (79, 48, 62, 95, 119, 120, 140, 143)
 """Fatal codes; the exporter's gauge shows a fault only when the code is another one than before."""
 EXPORTER_SECONDS = 60.0
 NEWEST_STEPS = 5000
+STEP_SECONDS = 0.1
 DATA = {"sequence_length": 32, "global_batch_size": 8, "micro_batch_size": 2, "maximum_epochs": 1e9}
-CONFIG = config(steps=1_000_000, checkpoint={"every_steps": 50}, validation={"every_steps": 0}, data=DATA)
+CONFIG = config(steps=1_000_000, validation={"every_steps": 0}, data=DATA)
 Trouble = Callable[["Watch"], Callable[[], None]]
 """Breaks something more, and returns what mends it once the run has moved."""
 
@@ -185,7 +190,11 @@ class LocalLab(Lab):
         self.watch.start()
 
     def training_environment(self) -> dict[str, str]:
-        return {"LONGHAUL_GPUHEALTH_ADDRESS": f"127.0.0.1:{self.health_port}"}
+        return told(self.health_port)
+
+    def start_nodes(self) -> None:
+        with ThreadPoolExecutor(len(self.nodes)) as threads:
+            list(threads.map(lambda node: start_node(self.cluster, node, gpus=1), self.nodes))
 
     def close(self) -> None:
         self.watch.close()
@@ -202,12 +211,40 @@ class LocalLab(Lab):
         return asyncio.run(read())
 
 
+class KubeHealthLab(KubeLab):
+    """On a Kubernetes API in memory, which can be stopped and started."""
+
+    def __init__(self, folder: Path, background: Background, api: FakeKubernetes) -> None:
+        self.health_port = free_port()
+        self.api = api
+        super().__init__(folder, background, api.write_kubeconfig(folder / "kubeconfig"), "watched-runs", "")
+        cluster = {"LONGHAUL_CLUSTER_URL": self.training.environment["LONGHAUL_CLUSTER_URL"]}
+        self.watch = Watch(self, self.health_port, cluster, self._session_on)
+        self.watch.start()
+
+    def training_environment(self) -> dict[str, str]:
+        return {**super().training_environment(), **told(self.health_port)}
+
+    def close(self) -> None:
+        self.watch.close()
+        super().close()
+
+    def _session_on(self, node: str) -> str:
+        found = self.api.objects.find("nodes", "", node)
+        return str(((found or {"metadata": {}})["metadata"].get("annotations") or {}).get(SESSION, ""))
+
+
+def told(port: int) -> dict[str, str]:
+    """What training is told of gpuhealth, and of tests that do not wait for its last calls."""
+    return {"LONGHAUL_GPUHEALTH_ADDRESS": f"127.0.0.1:{port}", "LONGHAUL_SHUTDOWN_GRACE_SECONDS": "0.5"}
+
+
 def start_run(lab: Lab) -> None:
     """A run on two nodes with a spare that trains until it is cancelled."""
     lab.create_project()
     lab.upstream.add_token_set(make_token_set(lab.objects_url))
-    lab.create_run(RUN, CONFIG, spares=1)
-    lab.wait_step(RUN, 60)
+    lab.create_run(RUN, CONFIG, step_seconds=STEP_SECONDS, spares=1)
+    lab.wait_step(RUN, 12)
 
 
 def settle(watch: Watch) -> None:
@@ -281,9 +318,7 @@ def check_end(watch: Watch, node: str, told: int, epoch: int) -> None:
 def newest(lab: Lab) -> list[Any]:
     """The rows of the last steps."""
     after = max(0, lab.get_run(RUN).status.step - NEWEST_STEPS)
-    request = training_run_pb2.ListStepMetricsRequest(
-        name=run_name(RUN), after_step=after, page_size=NEWEST_STEPS * 2
-    )
+    request = training_run_pb2.ListStepMetricsRequest(name=run_name(RUN), after_step=after, page_size=NEWEST_STEPS * 2)
     return list(lab.runs.ListStepMetrics(request).rows)
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
-from drain_lab import LocalLab, Split, Watch, lose_gpu, start_run
+from drain_lab import KubeHealthLab, LocalLab, Split, Watch, lose_gpu, start_run
+from fakekube import FakeKubernetes, Fault
+from longhaul.gpuhealth.v1 import node_health_pb2 as pb
+from training_harness import wait
+from training_lab import Background
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +48,31 @@ def test_killed_gpuhealth_goes_on_where_it_was(watch: Watch) -> None:
         return watch.wait_ready
 
     printed("gpuhealth killed", lose_gpu(watch, 62, kill))
+
+
+def test_api_server_that_dies_over_the_marks_gets_them_when_it_is_back(tmp_path: Path) -> None:
+    background, api = Background(), FakeKubernetes()
+    background.run(api.start())
+    lab = KubeHealthLab(tmp_path, background, api)
+    start_run(lab)
+    lost = Fault("patch", "nodes", executed=True, times=1_000_000)
+
+    def away(watch: Watch) -> Callable[[], None]:
+        wait(lambda: lost.fired, "marks whose answer is lost")
+        background.run(api.stop())
+        wait(lambda: any(one.type == "MARKS_REFUSED" for one in watch.events(quarantined(watch))), "the refusal told")
+        api.ledger.faults.clear()
+        background.run(api.start())
+        return lambda: None
+
+    api.ledger.faults.append(lost)
+    try:
+        printed("API server killed", lose_gpu(lab.watch, 79, away))
+    finally:
+        lab.close()
+        background.run(api.stop())
+        background.stop()
+
+
+def quarantined(watch: Watch) -> str:
+    return next(node for node, state in watch.states().items() if state == pb.HEALTH_STATE_QUARANTINED)

@@ -7,7 +7,7 @@ sequence would not give that: a transaction could commit a lower number after a 
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from longhaul_core.db.dialects import is_sqlite
@@ -18,6 +18,9 @@ _TAKEN = "longhaul_revision"
 
 _COUNTER = counters.c.name == REVISION_COUNTER
 _TAKE = update(counters).where(_COUNTER).values(value=counters.c.value + 1).returning(counters.c.value)
+_TAKE_MANY = (
+    update(counters).where(_COUNTER).values(value=counters.c.value + bindparam("taken")).returning(counters.c.value)
+)
 _READ = select(counters.c.value).where(_COUNTER)
 _LOCK = _READ.with_for_update()
 
@@ -27,6 +30,15 @@ def next_revision(session: Session) -> int:
     value = int(session.execute(_TAKE).scalar_one())
     session.info[_TAKEN] = value
     return value
+
+
+def take_revisions(session: Session, count: int) -> range:
+    """Take the next `count` revisions in one step."""
+    if count == 0:
+        return range(0)
+    last = int(session.execute(_TAKE_MANY, {"taken": count}).scalar_one())
+    session.info[_TAKEN] = last
+    return range(last - count + 1, last + 1)
 
 
 def lock_revisions(session: Session) -> None:

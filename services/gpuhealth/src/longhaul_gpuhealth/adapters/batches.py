@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from longhaul_gpuhealth.adapters.records import NodeRecords, RecordChange, StoredNode
 
-MAXIMUM_BATCH = 64
+MAXIMUM_BATCH = 256
 
 
 @dataclass(slots=True)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, EventRow, ResourceRow
-from longhaul_core.db.events import append, list_events
+from longhaul_core.db.bulk import Saved, Told, find_many, save_many
+from longhaul_core.db.events import list_events
 from longhaul_core.db.leases import check_term
 from longhaul_core.db.resources import Page, create, delete, find, get, list_all, list_page, update
+from longhaul_core.db.revisions import lock_revisions
+from longhaul_core.errors import Aborted, NotFound
 from pydantic import TypeAdapter
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from longhaul_gpuhealth.adapters.shards import Fence
 from longhaul_gpuhealth.domain.budget import Budget
-from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence
+from longhaul_gpuhealth.domain.record import NodeRecord
 from longhaul_gpuhealth.domain.verbs import Decision
 
 NODE_KIND = "node-health"
@@ -71,42 +73,24 @@ class NodeRecords:
         return outcome
 
     async def change_many(self, changes: Sequence[RecordChange]) -> list[StoredNode | Exception]:
-        """Apply changes in one transaction; one that is refused leaves no trace and does not hinder the others."""
+        """Apply changes in one transaction; one that is refused leaves no trace and does not hinder the others.
+
+        It takes a few statements in all, however many changes there are: a burst of verdicts must not wait for itself.
+        """
         now = self.clock.now()
 
         def transact(session: Session) -> list[StoredNode | Exception]:
-            first, budget_row = _load_budget(session)
-            budget, outcomes = first, list[StoredNode | Exception]()
-            for change in changes:
-                try:
-                    with session.begin_nested():
-                        stored, budget = self._apply(session, change, budget, now)
-                    outcomes.append(stored)
-                except DBAPIError:
-                    raise
-                except Exception as error:  # refused by the domain or by the fence; told to whoever asked
-                    outcomes.append(error)
-            if budget != first:
-                _save_budget(session, budget_row, budget, now)
-            return outcomes
+            lock_revisions(session)
+            budget, budget_row = _load_budget(session)
+            rows = find_many(session, NODE_KIND, NO_PROJECT, [*dict.fromkeys(change.node for change in changes)])
+            batch = _Batch(rows, budget, _stale(session, changes), now)
+            outcomes = [batch.apply(change) for change in changes]
+            written = save_many(session, NODE_KIND, NO_PROJECT, batch.saves(), batch.told, now)
+            if batch.budget != budget:
+                _save_budget(session, budget_row, batch.budget, now)
+            return [one if isinstance(one, Exception) else batch.stored(one, written) for one in outcomes]
 
         return await self.db.run(transact)
-
-    def _apply(
-        self, session: Session, change: RecordChange, budget: Budget, now: datetime
-    ) -> tuple[StoredNode, Budget]:
-        node, fence = change.node, change.fence
-        if fence is not None:
-            check_term(session, fence.lease, fence.term)
-        row = find(session, NODE_KIND, NO_PROJECT, node) if change.missing_ok else _get(session, node)
-        record = record_of(row) if row else NodeRecord(node, state_since=now.timestamp())
-        decision = change.fn(record, budget)
-        if row is None:
-            row = self._create(session, decision.record)
-        elif decision.record.material != record.material or decision.occurrences:
-            row = update(session, row, state=decision.record.state, status=_dump(decision.record), now=now)
-        self._tell(session, node, decision.occurrences)
-        return StoredNode(decision.record, row), decision.budget
 
     async def change_budget(self, fn: Callable[[Budget], Budget]) -> Budget:
         """Change the budget alone."""
@@ -163,33 +147,53 @@ class NodeRecords:
         """What happened to a node, oldest first."""
         return await self.db.read(lambda session: list_events(session, NODE_KIND, NO_PROJECT, node, 0, limit))
 
-    def _create(self, session: Session, record: NodeRecord) -> ResourceRow:
-        row, _ = create(
-            session,
-            kind=NODE_KIND,
-            project=NO_PROJECT,
-            id=record.node,
-            spec={},
-            state=record.state,
-            status=_dump(record),
-            fingerprint=record.node,
-            now=self.clock.now(),
-        )
-        return row
 
-    def _tell(self, session: Session, node: str, occurrences: Sequence[Occurrence]) -> None:
-        for told in occurrences:
-            append(
-                session,
-                NODE_KIND,
-                NO_PROJECT,
-                node,
-                type=told.type,
-                cause=told.cause,
-                message=told.message,
-                data=told.data,
-                now=self.clock.now(),
-            )
+@dataclass(slots=True)
+class _Batch:
+    """Decisions of one transaction, each made over what those before it left. `stale` holds terms that are over."""
+
+    rows: Mapping[str, ResourceRow]
+    budget: Budget
+    stale: Mapping[Fence, Aborted]
+    now: datetime
+    told: list[Told] = field(default_factory=list)
+    _records: dict[str, NodeRecord] = field(default_factory=dict)
+    _changed: dict[str, None] = field(default_factory=dict)
+
+    def apply(self, change: RecordChange) -> str | Exception:
+        """Decide; the node, or why nothing came of it."""
+        try:
+            self._decide(change)
+        except Exception as error:  # refused by the domain or by the fence; told to whoever asked
+            return error
+        return change.node
+
+    def saves(self) -> list[Saved]:
+        """What is to be written."""
+        records = [(self._records[node], self.rows.get(node)) for node in self._changed]
+        return [Saved(one.node, one.state, _dump(one), row, fingerprint=one.node) for one, row in records]
+
+    def stored(self, node: str, written: Mapping[str, ResourceRow]) -> StoredNode:
+        """A node as it is now."""
+        return StoredNode(self._records[node], written[node] if node in written else self.rows[node])
+
+    def _decide(self, change: RecordChange) -> None:
+        node = change.node
+        if change.fence is not None and change.fence in self.stale:
+            raise self.stale[change.fence]
+        known = self._records.get(node) or self._read(node)
+        if known is None and not change.missing_ok:
+            raise _no_node(node)
+        record = known or NodeRecord(node, state_since=self.now.timestamp())
+        decision = change.fn(record, self.budget)
+        if known is None or decision.record.material != record.material or decision.occurrences:
+            self._changed[node] = None
+        self._records[node], self.budget = decision.record, decision.budget
+        self.told.extend(Told(node, one.type, one.cause, one.message, one.data) for one in decision.occurrences)
+
+    def _read(self, node: str) -> NodeRecord | None:
+        row = self.rows.get(node)
+        return None if row is None or row.deleted else record_of(row)
 
 
 def record_of(row: ResourceRow) -> NodeRecord:
@@ -207,6 +211,23 @@ def marked(record: NodeRecord, session: str) -> NodeRecord:
 def unmarked(record: NodeRecord, session: str) -> NodeRecord:
     """The marks of that session are off."""
     return replace(record, releasing="", trouble="") if record.releasing == session else record
+
+
+def _stale(session: Session, changes: Sequence[RecordChange]) -> dict[Fence, Aborted]:
+    """The fences whose terms are over; the others hold until the transaction ends."""
+    stale: dict[Fence, Aborted] = {}
+    for fence in {change.fence for change in changes if change.fence is not None}:
+        try:
+            check_term(session, fence.lease, fence.term)
+        except Aborted as error:
+            stale[fence] = error
+    return stale
+
+
+def _no_node(node: str) -> NotFound:
+    return NotFound(
+        f"there is no {NODE_KIND} {node!r}", reason="NODE_HEALTH_NOT_FOUND", metadata={"kind": NODE_KIND, "id": node}
+    )
 
 
 def _get(session: Session, node: str) -> ResourceRow:

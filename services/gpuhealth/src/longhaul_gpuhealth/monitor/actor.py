@@ -29,7 +29,7 @@ from longhaul_gpuhealth.monitor.book import NodeBook
 from longhaul_gpuhealth.monitor.measures import Measures
 from longhaul_gpuhealth.monitor.poller import Intake, SteadyTime
 
-PARALLEL_NODES = 64
+PARALLEL_NODES = 256
 RETRY_SECONDS = 1.0
 WAITING_RETRY_SECONDS = 5.0
 

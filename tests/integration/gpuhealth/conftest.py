@@ -51,14 +51,7 @@ events:
   - {name: off-bus-2, node: node-2, gpu: 0, xid: 79}
   - {name: application, node: node-1, gpu: 0, xid: 13}
   - {name: hot, node: node-1, gpu: 1, signals: {DCGM_FI_DEV_GPU_TEMP: 94}}
-  - {name: hang, node: node-2, exporter: hang, lasts: 2s}
-  - {name: drop, node: node-2, exporter: drop, lasts: 2s}
-  - {name: malformed, node: node-2, exporter: malformed, lasts: 2s}
-  - {name: html, node: node-2, exporter: html, lasts: 2s}
-  - {name: fail, node: node-2, exporter: fail, lasts: 2s}
   - {name: nan, node: node-2, exporter: nan}
-  - {name: slow, node: node-2, exporter: slow, lasts: 2s}
-  - {name: endless, node: node-2, exporter: endless, lasts: 2s}
 """
 
 

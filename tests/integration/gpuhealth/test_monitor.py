@@ -31,7 +31,18 @@ from longhaul_gpuhealth.settings import GpuHealthSettings
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 NODES = [f"n{index}" for index in range(12)]
-EVENTS = [{"name": f"fall-{node}", "node": node, "gpu": 0, "xid": 79} for node in NODES]
+FAULTS = {
+    "hang": "no full answer within",
+    "drop": "Disconnected",
+    "malformed": "line 2 is no sample",
+    "html": "content type text/html",
+    "fail": "HTTP status 500",
+    "slow": "no full answer within",
+    "endless": "more than 1000000 bytes",
+}
+"""How an exporter may misbehave, and what is said of it."""
+EVENTS: list[dict[str, Any]] = [{"name": f"fall-{node}", "node": node, "gpu": 0, "xid": 79} for node in NODES]
+EVENTS += [{"name": fault, "node": node, "exporter": fault} for fault, node in zip(FAULTS, NODES, strict=False)]
 SCENARIO = Scenario.model_validate({"nodes": {"n[0-11]": {"gpus": 2}}, "events": EVENTS})
 
 
@@ -78,7 +89,10 @@ class World:
             await asyncio.wait([running])
 
     def trigger(self, node: str) -> None:
-        assert self.fleet.trigger(f"fall-{node}", self.server._now())
+        self.play(f"fall-{node}")
+
+    def play(self, event: str) -> None:
+        assert self.fleet.trigger(event, self.server._now())
 
     async def state(self, node: str) -> HealthState | None:
         stored = (await NodeRecords(self.db, SystemClock()).all()).get(node)
@@ -107,6 +121,28 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     yield World(tmp_path, cluster, fleet, server, url, db)
     await asyncio.to_thread(db.close)
     await runner.cleanup()
+
+
+async def test_bad_exporters_make_their_nodes_unknown_and_no_others(world: World, eventually: Eventually) -> None:
+    async with world.replica(scrape_maximum_bytes=1_000_000, scrape_timeout_seconds=0.5) as (monitor, _):
+        await eventually(lambda: world.all_in(HealthState.HEALTHY))
+        for fault in FAULTS:
+            world.play(fault)
+
+        async def silent() -> list[str]:
+            return [node for node in NODES if await world.state(node) is HealthState.UNKNOWN]
+
+        async def all_silent() -> bool:
+            return len(await silent()) == len(FAULTS)
+
+        await eventually(all_silent)
+        assert await silent() == NODES[: len(FAULTS)]
+        for node, says in zip(NODES, FAULTS.values(), strict=False):
+            reason = (await monitor.records.get(node)).record.reason
+            assert reason.code == "NO_SIGNAL"
+            assert says in reason.message
+        assert world.cluster.patched == []
+        assert {await world.state(node) for node in NODES[len(FAULTS) :]} == {HealthState.HEALTHY}
 
 
 @pytest.mark.parametrize(

@@ -157,31 +157,6 @@ async def test_warnings_and_heat_change_state_but_take_nothing_out(
     assert not (await site.cluster.get_node("node-1")).taints
 
 
-@pytest.mark.parametrize("service", [{"scrape_maximum_bytes": 1_000_000}], indirect=True)
-async def test_bad_exporter_makes_its_node_unknown_and_no_other(
-    site: Any, service: Any, eventually: Eventually
-) -> None:
-    faults = {
-        "hang": "no full answer within",
-        "drop": "Disconnected",
-        "malformed": "line 2 is no sample",
-        "html": "content type text/html",
-        "fail": "HTTP status 500",
-        "slow": "no full answer within",
-        "endless": "more than 1000000 bytes",
-    }
-    for event, says in faults.items():
-        await eventually(service.all_healthy)
-        await site.exporter.trigger(event)
-        await eventually(lambda: service.in_state("node-2", pb.HEALTH_STATE_UNKNOWN))
-        health = await service.get("node-2")
-        assert health.reason.code == "NO_SIGNAL"
-        assert says in health.reason.message
-        assert health.schedulable
-        assert await service.in_state("node-0", pb.HEALTH_STATE_HEALTHY)
-        assert not (await site.cluster.get_node("node-2")).taints
-
-
 async def test_nan_values_say_nothing_and_break_nothing(site: Any, service: Any, eventually: Eventually) -> None:
     await eventually(service.all_healthy)
     await site.exporter.trigger("nan")

@@ -39,6 +39,10 @@ async def is_marked(site: Any, node: str = "node-1") -> bool:
     return bool((await site.cluster.get_node(node)).has_taint(TAINT.key))
 
 
+async def is_unmarked(site: Any) -> bool:
+    return not await is_marked(site)
+
+
 async def in_state(stub: Any, state: int) -> bool:
     answer = await stub.ListNodeHealth(pb.ListNodeHealthRequest())
     return any(node.node == "node-1" and node.state == state for node in answer.nodes)
@@ -58,7 +62,7 @@ async def test_restarted_service_keeps_quarantine_and_forgets_no_release(site: A
         await stub.ReleaseNode(release)
     async with serving(site, scrape_timeout_seconds=10.0) as stub:
         await eventually(lambda: in_state(stub, pb.HEALTH_STATE_HEALTHY))
-        assert not await is_marked(site)
+        await eventually(lambda: is_unmarked(site))
         await stub.ReleaseNode(release)
         answer = await stub.ExplainVerdict(pb.ExplainVerdictRequest(name="nodes/node-1"))
         types = [event.type for event in answer.events]

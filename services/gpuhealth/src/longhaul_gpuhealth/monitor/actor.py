@@ -165,6 +165,7 @@ class Actor:
         self._due[node] = self.time.now() + RETRY_SECONDS
 
     async def _settle(self, node: str) -> None:
+        before = self.known[node].record.repair if node in self.known else None
         while True:
             verdict = self._verdict(node)
             try:
@@ -177,8 +178,11 @@ class Actor:
             self.engine.release(node)
             self._released[node] = stored.record.released_at
         self._settled[node] = self._signature(verdict)
+        repair = stored.record.repair
         stored = await self._act(stored, verdict)
         self.known[node] = stored
+        if (repair and repair.stage) != (before and before.stage):
+            self.touch(node)  # the next stage may be done with at once
         self._schedule(stored.record)
 
     async def _decide(self, node: str, verdict: NodeVerdict) -> StoredNode:

@@ -247,3 +247,27 @@ def test_kill_in_the_middle_of_a_save_loses_no_commit_and_shows_nothing_half_wri
     rows = losses(finish(start_workers(world, 1, **resume(world, committed[-1]))))
     assert sorted(rows) == list(range(committed[-1] + 1, 13))
     assert sorted(world.checkpoints.committed) == [4, 8, 12]
+
+
+def test_frozen_parameters_are_stored_once_and_a_resumed_run_goes_on_naming_them(world: World) -> None:
+    frozen = {"optimizer": {"learning_rate": 0.01, "frozen": ["embed_tokens.*"]}}
+    whole = finish(start_workers(world, 2, trainer_config=world.config(**frozen)))
+    first = world.checkpoints.committed[4]
+    resumed = world.config(**frozen)
+    again = finish(
+        start_workers(
+            world,
+            2,
+            epoch=2,
+            trainer_config=resumed,
+            resume_manifest_key=world.checkpoints.manifests[8],
+            resume_checkpoint=world.checkpoints.committed[8].name,
+        )
+    )
+    assert [row.loss for row in again] == [row.loss for row in whole[8:]]
+    for step, commit in world.checkpoints.committed.items():
+        still = {part.key for part in commit.parts if "/model-still-" in part.key}
+        assert still == {part.key for part in first.parts if "/model-still-" in part.key}, step
+        assert len(still) == 2
+        moments = [part for part in commit.parts if "/optim-" in part.key]
+        assert not any("-still-" in part.key for part in moments)

@@ -18,6 +18,7 @@ from longhaul_core.recipe import TrainerConfig
 from longhaul_trainer.checkpoint.catalogue import Commit, Reservation
 from longhaul_trainer.checkpoint.journal import MetricJournal
 from longhaul_trainer.checkpoint.part_file import PartImage, parse_part
+from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import MODEL_PART, part_file_name, read_trainer_state, restore_slices
@@ -271,8 +272,8 @@ def make_saver(
     store: ObjectStore, listener: Listener, rank: int, ranks: int, receipts: HashStore, **options: Any
 ) -> Saver:
     slices = slices_of(tensors(), rank, ranks)
-    images = [PartImage(part_file_name(MODEL_PART, rank, ranks), slices)]
-    return Saver(images, store, Receipts(receipts), listener, rank=rank, ranks=ranks, **options)
+    sets = [PartSet(MODEL_PART, slices, rank=rank, ranks=ranks)]
+    return Saver(sets, store, Receipts(receipts), listener, rank=rank, ranks=ranks, **options)
 
 
 def test_rows_are_in_the_journal_before_the_checkpoint_is_committed(store: ObjectStore) -> None:

@@ -26,6 +26,9 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = 0.1
     gradient_clip: PositiveFloat = 1.0
     momentum: float = Field(0.95, ge=0, lt=1, description="of Muon")
+    frozen: list[str] = Field(
+        default_factory=list, description="names of parameters that are not trained, with * and ?: `layers.0.*`"
+    )
     l1: NonNegativeFloat = Field(0.0, description="weight of the absolute values of decayed matrices in the loss")
     l2: NonNegativeFloat = Field(0.0, description="weight of half the squares of decayed matrices in the loss")
 

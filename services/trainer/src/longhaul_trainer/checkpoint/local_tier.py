@@ -7,6 +7,7 @@ never the only copy that was committed, so that files are written without a sync
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from longhaul_core.digests import hash_bytes
@@ -38,6 +39,16 @@ class LocalTier:
             self._drop_old()
         except OSError as error:
             _log.warning("part not kept on this machine", key=part.key, error=str(error))
+
+    def carry(self, checkpoint: str, part: Part) -> None:
+        """Keeps a part that this checkpoint shares with an earlier one, as a second name of the same file."""
+        with suppress(OSError):
+            place = self._folder / checkpoint
+            place.mkdir(parents=True, exist_ok=True)
+            for path in self._folder.glob(f"*/{part.digest}"):
+                if not (place / part.digest).exists():
+                    (place / part.digest).hardlink_to(path)
+                break
 
     def find(self, part: Part) -> bytes | None:
         """The part's bytes, verified, or None where they are not here."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from longhaul_core.digests import hash_bytes
 from longhaul_core.errors import DataLoss
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -21,6 +22,7 @@ from longhaul_trainer.checkpoint.slices import TensorSlice
 
 SLICES_KEY = "longhaul.slices"
 _ALIGNMENT = 64
+_SAMPLED_ELEMENTS = 4096
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -44,6 +46,7 @@ class PartImage:
         pinned = any(part.local.is_cuda for part in ordered)
         self._image = torch.empty(len(header) + size, dtype=torch.uint8, pin_memory=pinned)
         self._image[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        self._names = [part.name for part in ordered]
         self._sources = [part.local for part in ordered]
         self._places = [
             self._image[len(header) + begin : len(header) + end].view(part.local.dtype).view(part.local.shape)
@@ -56,6 +59,10 @@ class PartImage:
             place.copy_(source, non_blocking=True)
         if any(source.is_cuda for source in self._sources):
             torch.cuda.current_stream().synchronize()
+
+    def samples(self) -> dict[str, str]:
+        """Digest of some elements of each tensor as it was filled in, spread over all of it."""
+        return {name: _sample(place) for name, place in zip(self._names, self._places, strict=True)}
 
     @property
     def data(self) -> memoryview:
@@ -94,6 +101,12 @@ def parse_part(key: str, data: bytes) -> list[StoredSlice]:
             metadata={"key": key},
             action="resume from an earlier checkpoint",
         ) from error
+
+
+def _sample(place: Tensor) -> str:
+    flat = place.flatten()
+    taken = flat[:: max(1, len(flat) // _SAMPLED_ELEMENTS)].contiguous()
+    return hash_bytes(taken.view(torch.uint8).numpy().data) if len(taken) else ""
 
 
 def _layout(slices: Sequence[TensorSlice]) -> tuple[bytes, list[tuple[int, int]], int]:

@@ -28,19 +28,31 @@ class Receipt(BaseModel):
     failure: str = ""
 
 
+class Announcement(BaseModel):
+    """Where the parts of a checkpoint go, and the position of the one whose unchanged parts may be named again.
+
+    ``prefix`` is empty when the checkpoint is given up; ``basis`` is -1 when every part is to be written.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefix: str = ""
+    basis: int = -1
+
+
 class Receipts:
     """Exchange of prefix and receipts of the checkpoints of one epoch."""
 
     def __init__(self, store: Store) -> None:
         self._store = PrefixStore("checkpoint", store)
 
-    def announce(self, step: int, prefix: str) -> None:
-        """Rank 0: where the parts of this step go; empty when the checkpoint is given up."""
-        self._store.set(f"{step}/prefix", prefix)
+    def announce(self, step: int, announcement: Announcement) -> None:
+        """Rank 0: where the parts of this step go."""
+        self._store.set(f"{step}/prefix", announcement.model_dump_json())
 
-    def prefix(self, step: int, deadline: float, stop: threading.Event) -> str:
+    def announced(self, step: int, deadline: float, stop: threading.Event) -> Announcement:
         """Other ranks: waits for the announcement."""
-        return self._await(f"{step}/prefix", deadline, stop).decode()
+        return Announcement.model_validate_json(self._await(f"{step}/prefix", deadline, stop))
 
     def hand_in(self, step: int, rank: int, receipt: Receipt) -> None:
         """Each rank: what it wrote."""

@@ -54,7 +54,12 @@ class _Wanted:
 
 def part_file_name(kind: str, rank: int, ranks: int) -> str:
     """Name of a rank's part: ``model-00000-of-00002.safetensors``."""
-    return f"{kind}{rank:05d}-of-{ranks:05d}.safetensors"
+    return f"{kind}{rank_suffix(rank, ranks)}"
+
+
+def rank_suffix(rank: int, ranks: int) -> str:
+    """How the names of a rank's parts end."""
+    return f"{rank:05d}-of-{ranks:05d}.safetensors"
 
 
 def read_part(store: ObjectStore, part: Part, near: LocalTier | None = None) -> bytes:
@@ -102,8 +107,8 @@ def restore_slices(
 ) -> int:
     """Fills the targets from the parts of one kind, whatever layout wrote them.
 
-    The part named ``prefer`` is read first and reading stops when all rows are filled: a rank of an unchanged layout
-    reads its own part only.
+    Parts whose names end in ``prefer`` are read first and reading stops when all rows are filled: a rank of an
+    unchanged layout reads its own parts only.
 
     Returns:
         bytes read.
@@ -139,7 +144,7 @@ def stored_names(store: ObjectStore, manifest: Manifest, kind: str) -> dict[str,
 
 def _ordered(parts: Iterable[Part], kind: str, prefer: str) -> Iterator[Part]:
     ours = [part for part in parts if part.key.rsplit("/", 1)[-1].startswith(kind)]
-    yield from sorted(ours, key=lambda part: (not part.key.endswith("/" + prefer), part.key))
+    yield from sorted(ours, key=lambda part: (not part.key.endswith(prefer), part.key))
 
 
 def _copy_overlap(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from longhaul_core.errors import FailedPrecondition, LonghaulError
+from longhaul_core.digests import hash_bytes
+from longhaul_core.errors import DataLoss, FailedPrecondition, LonghaulError
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.manifests import Part, put_part
 from longhaul_core.objects import ObjectStore
@@ -23,12 +24,26 @@ from longhaul_core.objects import ObjectStore
 from longhaul_trainer.checkpoint.catalogue import Catalogue, Commit, Reservation
 from longhaul_trainer.checkpoint.local_tier import LocalTier
 from longhaul_trainer.checkpoint.part_file import PartImage
+from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
 from longhaul_trainer.checkpoint.points import SavePoint
-from longhaul_trainer.checkpoint.receipts import Receipt, Receipts
+from longhaul_trainer.checkpoint.receipts import Announcement, Receipt, Receipts
 from longhaul_trainer.checkpoint.trainer_state import TRAINER_STATE_FILE, TrainerState
 
 UPLOAD_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Parts of a committed checkpoint by file name: those whose bytes are still the same need not be written again."""
+
+    position: int
+    parts: Mapping[str, Part]
+
+    @classmethod
+    def of(cls, position: int, parts: Sequence[Part]) -> Stored:
+        """The parts under their names within the checkpoint."""
+        return cls(position, {part.key.rpartition("/")[2]: part for part in parts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +89,7 @@ class Saver:
 
     def __init__(
         self,
-        images: Sequence[PartImage],
+        sets: Sequence[PartSet],
         store: ObjectStore,
         receipts: Receipts,
         listener: SaveListener,
@@ -86,8 +101,9 @@ class Saver:
         upload_seconds: float = UPLOAD_SECONDS,
         near: LocalTier | None = None,
         failpoints: Failpoints | None = None,
+        stored: Stored | None = None,
     ) -> None:
-        self._images = images
+        self._sets = sets
         self._store = store
         self._receipts = receipts
         self._listener = listener
@@ -99,6 +115,8 @@ class Saver:
         self._failpoints = failpoints or Failpoints()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._stop = threading.Event()
+        self._stored = {stored.position: stored} if stored is not None else {}
+        self._basis = stored.position if stored is not None else -1
         self._present: tuple[_Save, Future[bool]] | None = None
         self.superseded = False
 
@@ -140,8 +158,8 @@ class Saver:
     def _run(self, save: _Save) -> bool:
         with torch.no_grad():
             try:
-                for image in self._images:
-                    image.fill()
+                for parts in self._sets:
+                    parts.fill()
             finally:
                 save.staged.set()
         self._failpoints.reach(SavePoint.AFTER_STAGING)
@@ -156,16 +174,18 @@ class Saver:
             self.superseded |= isinstance(error, FailedPrecondition) and error.reason == "STALE_EPOCH"
             self._listener.checkpoint_failed(step, error)
             return False
+        for parts in self._sets:
+            parts.learn()
         return True
 
     def _write_parts(self, save: _Save, patience: Patience) -> None:
         """Other ranks: upload below the announced prefix, then say what was written."""
         step = save.state.position
-        prefix = self._receipts.prefix(step, patience.deadline, self._stop)
-        if not prefix:
+        announcement = self._receipts.announced(step, patience.deadline, self._stop)
+        if not announcement.prefix:
             raise GaveUp("rank 0 gave this checkpoint up")
         try:
-            receipt = Receipt(parts=tuple(self._upload(prefix, patience)))
+            receipt = Receipt(parts=tuple(self._upload(step, announcement, patience)))
         except (LonghaulError, OSError) as error:
             self._receipts.hand_in(step, self._rank, Receipt(failure=str(error)))
             raise
@@ -177,10 +197,11 @@ class Saver:
         try:
             reservation = patience.persist(lambda: catalogue.begin(state.position, state.epoch, self._ranks))
         except LonghaulError:
-            self._receipts.announce(state.position, "")
+            self._receipts.announce(state.position, Announcement())
             raise
-        self._receipts.announce(state.position, reservation.prefix)
-        parts = self._upload(reservation.prefix, patience)
+        announcement = Announcement(prefix=reservation.prefix, basis=self._basis)
+        self._receipts.announce(state.position, announcement)
+        parts = self._upload(state.position, announcement, patience)
         key = f"{reservation.prefix.rstrip('/')}/{TRAINER_STATE_FILE}"
         document = state.model_dump_json(indent=1).encode()
         parts.append(patience.persist(lambda: put_part(self._store, key, document)))
@@ -193,24 +214,44 @@ class Saver:
         if (prepare := self._before_commit) is not None:
             patience.persist(lambda: prepare(state.step))
         self._failpoints.reach(SavePoint.BEFORE_COMMIT)
-        patience.persist(lambda: catalogue.commit(commit))
+        try:
+            patience.persist(lambda: catalogue.commit(commit))
+        except (DataLoss, FailedPrecondition):
+            self._basis = -1
+            raise
+        self._basis = state.position
         self._failpoints.reach(SavePoint.AFTER_COMMIT)
         self._listener.checkpoint_committed(
             Saved(reservation.name, state.position, save.stall_seconds, time.monotonic() - save.started)
         )
 
-    def _upload(self, prefix: str, patience: Patience) -> list[Part]:
-        def put(image: PartImage) -> Callable[[], Part]:
-            return lambda: put_part(self._store, f"{prefix.rstrip('/')}/{image.name}", image.data)
-
+    def _upload(self, position: int, announcement: Announcement, patience: Patience) -> list[Part]:
+        """Writes this rank's parts, but for those that are in the basis already."""
+        basis = self._stored.get(announcement.basis)
+        known = basis.parts if basis is not None else {}
+        prefix = announcement.prefix.rstrip("/")
         parts = []
-        for image in self._images:
-            parts.append(patience.persist(put(image)))
+        for image in (image for held in self._sets for image in held.images):
+            parts.append(self._place(image, prefix, known.get(image.name), patience))
             self._failpoints.reach(SavePoint.AFTER_FIRST_PART)
-            if self._near is not None:
-                self._near.keep(prefix.rstrip("/").rpartition("/")[2], parts[-1], image.data)
         self._failpoints.reach(SavePoint.AFTER_PARTS)
+        kept = {announcement.basis: basis} if basis is not None else {}
+        self._stored = {**kept, position: Stored.of(position, parts)}
         return parts
+
+    def _place(self, image: PartImage, prefix: str, before: Part | None, patience: Patience) -> Part:
+        """The part with this image's bytes: the one before, where they did not change, else a new one."""
+        checkpoint, digest = prefix.rpartition("/")[2], hash_bytes(image.data)
+        if before is not None and (before.digest, before.size) == (digest, len(image.data)):
+            if self._near is not None:
+                self._near.carry(checkpoint, before)
+            return before
+        key = f"{prefix}/{image.name}"
+        patience.persist(lambda: self._store.put(key, image.data))
+        part = Part(key=key, size=len(image.data), digest=digest)
+        if self._near is not None:
+            self._near.keep(checkpoint, part, image.data)
+        return part
 
     def _notice(self, save: _Save) -> Callable[[Exception], None]:
         def delayed(error: Exception) -> None:

@@ -44,7 +44,7 @@ def optimizer_slices(model: nn.Module, optimizer: Update, *, copies: frozenset[s
     found = []
     for name, parameter in model.named_parameters():
         box, copied = local_box(parameter), name in copies
-        for moment, value in optimizer.state[parameter].items():
+        for moment, value in optimizer.state.get(parameter, {}).items():
             if value.dim() == 0:
                 found.append(TensorSlice(f"{moment}.{name}", local_box(value).local, (), (), not copied and box.first))
             else:

@@ -40,6 +40,8 @@ def sum_tied(model: nn.Module, grid: Grid) -> None:
         return
     parameter = model.get_parameter("embed_tokens.weight")
     gradient = parameter.grad
+    if not parameter.requires_grad:
+        return
     if gradient is None:
         gradient = parameter.grad = torch.zeros_like(parameter)
     dist.all_reduce(gradient.to_local() if isinstance(gradient, DTensor) else gradient, group=grid.ends)

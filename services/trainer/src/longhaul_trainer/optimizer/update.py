@@ -19,7 +19,7 @@ class Update:
     """Moves every parameter of a model; the state is there from the beginning, so that it can be restored into."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        named = list(model.named_parameters())
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         hidden = [pair for pair in named if config.kind is OptimizerKind.MUON and is_hidden_matrix(*pair)]
         chosen = {name for name, _ in hidden}
         adamw = make_adamw([pair for pair in named if pair[0] not in chosen], config)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import fnmatch
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from longhaul_core.errors import InvalidArgument
 from longhaul_core.recipe import AttentionPath, Position, Precision, TrainerConfig
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -61,6 +63,7 @@ def build_model(shape: DecoderShape, config: TrainerConfig, grid: Grid) -> Built
         for block in model.layers.values():
             block.compile()
     _connect(model, grid)
+    freeze(model, shape, config.optimizer.frozen)
     stages = [model]
     if len(parts) > 1:
         stages = [_view(model, part, number, layout.stages) for part, number in zip(parts, numbers, strict=True)]
@@ -71,6 +74,30 @@ def build_model(shape: DecoderShape, config: TrainerConfig, grid: Grid) -> Built
     initialise(model, config.seed, shape)
     tied_copy = last and not first and shape.tied_embeddings
     return Built(model, tuple(stages), _TIED if tied_copy else frozenset())
+
+
+def freeze(model: Decoder, shape: DecoderShape, patterns: Sequence[str]) -> None:
+    """Takes the matching parameters out of training; before sharding, which keeps the mark.
+
+    Raises:
+        InvalidArgument: a pattern matches nothing, or all of them everything.
+    """
+    with torch.device("meta"):
+        whole = [name for name, _ in Decoder(shape).named_parameters()] if patterns else []
+    for pattern in patterns:
+        if not fnmatch.filter(whole, pattern):
+            raise InvalidArgument(
+                f"optimizer.frozen: no parameter matches {pattern!r}; there are {', '.join(whole[:4])}, …",
+                violations=[("optimizer.frozen", f"{pattern!r} matches no parameter")],
+            )
+    if whole and all(_matches(name, patterns) for name in whole):
+        raise InvalidArgument("optimizer.frozen leaves nothing to train", violations=[("optimizer.frozen", "is all")])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not _matches(name, patterns))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def uses_flex(path: AttentionPath, shape: DecoderShape, device: torch.device) -> bool:
@@ -145,7 +172,7 @@ def _spread_experts(model: Decoder, grid: Grid) -> None:
     for experts in _expert_modules(model):
         for name, parameter in list(experts.named_parameters(recurse=False)):
             spread = distribute_tensor(parameter, grid.mesh["expert"], [Shard(0)])
-            experts.register_parameter(name, nn.Parameter(spread))
+            experts.register_parameter(name, nn.Parameter(spread, requires_grad=parameter.requires_grad))
 
 
 def sum_gradients(model: nn.Module) -> None:

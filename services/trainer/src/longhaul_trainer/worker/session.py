@@ -20,17 +20,17 @@ from pydantic import ValidationError
 from longhaul_trainer.checkpoint.catalogue import CheckpointService
 from longhaul_trainer.checkpoint.journal import JournalingReporter, MetricJournal
 from longhaul_trainer.checkpoint.local_tier import LocalTier, open_near_tier
-from longhaul_trainer.checkpoint.part_file import PartImage
+from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import (
     MODEL_PART,
     OPTIMIZER_PART,
-    part_file_name,
+    rank_suffix,
     read_trainer_state,
     restore_slices,
 )
-from longhaul_trainer.checkpoint.saver import Saver
+from longhaul_trainer.checkpoint.saver import Saver, Stored
 from longhaul_trainer.checkpoint.slices import model_slices, optimizer_slices
 from longhaul_trainer.checkpoint.trainer_state import Lineage, RandomState, TrainerState
 from longhaul_trainer.data.loader import Loader
@@ -89,6 +89,7 @@ class Session:
         self.control = control
         self.store: ObjectStore = open_store(assignment.object_store_url)
         self._journal: MetricJournal | None = None
+        self._restored: Stored | None = None
         if assignment.rank == 0:
             self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
             reporter = JournalingReporter(reporter, self._journal)
@@ -241,6 +242,7 @@ class Session:
             state = self._load(manifest)
         except DataLoss as error:
             raise self._damaged(error) from error
+        self._restored = Stored.of(state.position, manifest.parts)
         lineage = self._lineage()
         if state.lineage.token_set_digest != lineage.token_set_digest:
             _log.warning("token set differs from that of the checkpoint", checkpoint=manifest.name)
@@ -268,7 +270,7 @@ class Session:
             (MODEL_PART, model_slices(self.built.model)),
             (OPTIMIZER_PART, optimizer_slices(self.built.model, self.update)),
         ):
-            own = part_file_name(kind, self.group.rank, self.group.size)
+            own = rank_suffix(self.group.rank, self.group.size)
             restore_slices(self.store, manifest, kind, slices, prefer=own, near=self._near_tier())
         return state
 
@@ -287,9 +289,10 @@ class Session:
             MODEL_PART: model_slices(built.model, copies=built.copies),
             OPTIMIZER_PART: optimizer_slices(built.model, self.update, copies=built.copies),
         }
-        images = [PartImage(part_file_name(kind, rank, ranks), held) for kind, held in slices.items()]
+        frozen = {name for name, parameter in built.model.named_parameters() if not parameter.requires_grad}
+        sets = [PartSet(kind, held, rank=rank, ranks=ranks, frozen=frozen) for kind, held in slices.items()]
         return Saver(
-            images,
+            sets,
             self.store,
             Receipts(self.group.connect_store()),
             ReportingListener(self.reporter),
@@ -299,6 +302,7 @@ class Session:
             near=self._near_tier(),
             failpoints=Failpoints.parse(self.assignment.failpoints, SavePoint),
             before_commit=self._journal.write if self._journal is not None else None,
+            stored=self._restored,
         )
 
     def _near_tier(self) -> LocalTier | None:

@@ -28,7 +28,7 @@ def test_faults_are_kept_only_where_all_their_conditions_hold() -> None:
 def test_what_is_no_fault_is_refused_with_the_words_that_are_known(text: str) -> None:
     with pytest.raises(InvalidArgument, match=text.partition("@")[0]) as refused:
         drill(f"loader=1,{text}")
-    assert "step, loader, hang" in refused.value.violations[0][1]
+    assert "step, loader, hang, corrupt, gemm, shards" in refused.value.violations[0][1]
 
 
 def test_slow_step_dawdles_once_and_only_within_a_step() -> None:
@@ -58,3 +58,23 @@ def test_loader_is_late_in_proportion_to_the_step() -> None:
     loader.take(Reading(0, 40, 8), Reading(0, 0, 8))
     loader.close()
     assert loader.wait_seconds >= 0.1
+
+
+def test_first_result_of_one_step_is_no_number_and_the_second_is_right() -> None:
+    model = nn.Linear(2, 2)
+    planted = drill("corrupt=3")
+    planted.attach(model)
+    finite = []
+    for step in (2, 3):
+        planted.begin(step)
+        finite += [bool(model(torch.ones(1, 2)).isfinite().all()) for _ in range(2)]
+    assert finite == [True, True, False, True]
+
+
+def test_spoilt_shards_are_the_same_on_every_rank() -> None:
+    models = [nn.Linear(4, 4) for _ in range(2)]
+    for rank, model in enumerate(models):
+        drill("shards=1", rank=rank).spoil(model)
+    assert torch.equal(models[0].weight, models[1].weight)
+    assert len(models[0].weight.unique()) > 1
+    assert drill("gemm=0.2").measured_speed(5.0) == 1.0

@@ -11,11 +11,12 @@ from longhaul_training.domain.checkup_record import Checkup, CheckupPurpose, Fin
 from longhaul_training.domain.checkups import judge, pair_up, second_round
 from longhaul_training.domain.decide import decide
 from longhaul_training.domain.forecasts import forecast_error
-from longhaul_training.domain.observations import AgentView, StragglerView, WorkerView, World
+from longhaul_training.domain.observations import AgentView, PodPhase, StragglerView, WorkerView, World
 from longhaul_training.domain.pace import Pace, add_step, repeated_documents, slowdown, slowing_loader
+from longhaul_training.domain.reports import Suspicion
 from longhaul_training.domain.states import Forecast, Run, RunState, StopPurpose
 from longhaul_training.domain.stragglers import StragglerWatch
-from situations import NOW, actions, changed, exits, make_run, make_world, settle, with_reports
+from situations import NOW, actions, changed, exits, make_run, make_world, settle, with_pod, with_reports
 
 
 def report(run: Run, index: int, epoch: int, tflops: float, bandwidth: float = 10.0) -> NodeReport:
@@ -214,3 +215,36 @@ def test_rank_that_is_slow_at_its_own_work_is_found_among_its_peers() -> None:
 def test_error_of_earlier_etas_is_relative_to_the_time_that_was_left() -> None:
     assert forecast_error([Forecast(0.0, 120.0), Forecast(50.0, 100.0)], 100.0) == pytest.approx(0.1)
     assert forecast_error([], 100.0) == 0.0
+
+
+def test_doubt_of_the_workers_becomes_a_diagnosis_before_they_start_again() -> None:
+    run = make_run(RunState.RUNNING, pods=4)
+    suspicion = Suspicion(1, "RESULT_DIFFERS", "Step 41 gave loss nan, then 2.5")
+    ended = exits(run, *((rank, 75) for rank in range(4)))
+    world = with_reports(make_world(run), exits=ended, suspicion=suspicion)
+    control = changed(decide(run, world))
+    assert control.incidents[-1].cause == causes.RESULT_DIFFERS.name
+    recovering = replace(run, control=control)
+    checked = changed(decide(recovering, world))
+    assert checked.checkup is not None
+    assert (checked.checkup.groups, checked.checkup.why) == (((0, 1), (2, 3)), suspicion.message)
+    assert checked.epoch == control.epoch + 1
+
+    checking = replace(recovering, control=replace(checked, registered_epoch=checked.epoch))
+    well = tuple(report(run, n, checked.epoch, 700.0) for n in range(4))
+    cleared = changed(decide(checking, with_reports(world, node_reports=well)))
+    assert (cleared.checkup, cleared.diagnosed_epoch) == (None, checked.epoch)
+    again = replace(run, control=replace(cleared, registered_epoch=cleared.epoch))
+    assert not any("DIAGNOSIS" in event for event in settle(again, world)[2]), "the same doubt is not looked at twice"
+
+
+def test_doubt_outlives_a_fault_in_the_middle_of_the_diagnosis() -> None:
+    run, world = checking()
+    suspicion = Suspicion(3, "REPLICAS_DIFFER", "Replicas differ between ranks: a")
+    world = with_reports(world, suspicion=suspicion)
+    broken = with_pod(world, run.pod_name(run.control.slots[0]), phase=PodPhase.FAILED, reason="Error")
+    control = changed(decide(run, broken))
+    assert (control.checkup, control.state) == (None, RunState.RECOVERING)
+    slots = tuple(replace(slot, pod_uid=f"uid-{slot.index}", joined=True) for slot in control.slots)
+    again = replace(run, control=replace(control, slots=slots, backoff_until=0.0))
+    assert "DIAGNOSIS_STARTED" in settle(again, with_reports(make_world(again), suspicion=suspicion))[2]

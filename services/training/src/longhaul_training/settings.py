@@ -46,6 +46,17 @@ class TrainingSettings(ServiceSettings):
         60.0, gt=0, description="silence beyond the cluster's own that proves a node dead, so that its pods are removed"
     )
     hang_seconds: float = Field(30.0, gt=0, description="no worker moves for this long, and for 3 median steps: a hang")
+    straggler_seconds: float = Field(
+        60.0, gt=0, description="a rank slower than its peers for this long makes the run check its nodes in pairs"
+    )
+    slow_seconds: float = Field(
+        300.0, gt=0, description="steps slower than the run's own for this long are an alert, much slower a diagnosis"
+    )
+    elastic_seconds: float = Field(
+        20.0,
+        ge=0,
+        description="an elastic run waits this long for a lost node's replacement before it goes on with fewer",
+    )
 
     def limits(self) -> Limits:
         """The controller's limits."""
@@ -58,4 +69,7 @@ class TrainingSettings(ServiceSettings):
             drain=self.drain_seconds,
             gang=self.gang_seconds,
             hang=self.hang_seconds,
+            straggler_seconds=self.straggler_seconds,
+            slow_seconds=self.slow_seconds,
+            elastic_patience=self.elastic_seconds,
         )

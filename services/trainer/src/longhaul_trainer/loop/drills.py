@@ -7,16 +7,20 @@ They are written into the environment of a run's pods (`pod.env` of the recipe) 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import torch
 from longhaul_core.errors import InvalidArgument
-from torch import nn
+from torch import Tensor, nn
 
 from longhaul_trainer.data.loader import Reading
+from longhaul_trainer.parallel.slices import local_box
+from longhaul_trainer.wire import Assignment
 
 VARIABLE = "TRAINER_DRILL"
 _NAP_SECONDS = 0.2
@@ -31,6 +35,12 @@ class Fault(StrEnum):
     """The batch of step n comes n times so many seconds late."""
     HANG = "hang"
     """Step so many never ends."""
+    CORRUPT = "corrupt"
+    """The first result of step so many is not a number; computed again, it is right."""
+    GEMM = "gemm"
+    """Checks of the node find this share of the speed of its matrix products."""
+    SHARDS = "shards"
+    """Every rank draws the same initial values for its shards (any number)."""
 
 
 class Condition(StrEnum):
@@ -47,6 +57,7 @@ class Drill:
 
     faults: Mapping[Fault, float] = field(default_factory=dict)
     _due: bool = field(default=False, init=False)
+    _corrupt: bool = field(default=False, init=False)
 
     @classmethod
     def parse(cls, text: str, *, rank: int, node: str, epoch: int) -> Drill:
@@ -74,10 +85,13 @@ class Drill:
         """Lets the forward pass take the additional time, so that it counts as the rank's own."""
         if Fault.STEP in self.faults:
             model.register_forward_pre_hook(self._dawdle)
+        if Fault.CORRUPT in self.faults:
+            model.register_forward_hook(self._miscompute)
 
     def begin(self, step: int) -> None:
         """A step begins; the planted hang does not return."""
         self._due = True
+        self._corrupt = self.faults.get(Fault.CORRUPT) == step
         while self.faults.get(Fault.HANG) == step:
             time.sleep(_NAP_SECONDS)
 
@@ -85,10 +99,33 @@ class Drill:
         """Seconds by which a batch comes late."""
         return self.faults.get(Fault.LOADER, 0.0) * (reading.cursor // max(1, reading.samples))
 
+    def measured_speed(self, value: float) -> float:
+        """The speed of matrix products as a check of this node finds it."""
+        return value * self.faults.get(Fault.GEMM, 1.0)
+
+    @torch.no_grad()
+    def spoil(self, model: nn.Module) -> None:
+        """Gives this rank's shards the values that every other rank's get."""
+        if Fault.SHARDS not in self.faults:
+            return
+        for parameter in model.parameters():
+            local = local_box(parameter).local
+            local.copy_(torch.linspace(-0.02, 0.02, max(1, local.numel()))[: local.numel()].view_as(local))
+
+    def _miscompute(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        corrupt, self._corrupt = self._corrupt, False
+        return output * math.nan if corrupt else None
+
     def _dawdle(self, *_: Any) -> None:
         if self._due:
             time.sleep(self.faults[Fault.STEP])
         self._due = False
+
+
+def planted(assignment: Assignment) -> Drill:
+    """What the environment plants in the worker of an assignment; raises InvalidArgument."""
+    text = os.environ.get(VARIABLE, "")
+    return Drill.parse(text, rank=assignment.rank, node=assignment.node, epoch=assignment.epoch)
 
 
 def _split(part: str) -> tuple[str, str]:

@@ -33,6 +33,9 @@ from longhaul_trainer.parallel.grid import Grid
 from longhaul_trainer.parallel.sharding import Built
 from longhaul_trainer.wire import Phase, StepRow
 
+NODE_SUSPECT = "NODE_SUSPECT"
+"""Type of the event that asks for the nodes to be checked: one of them computes wrongly."""
+
 LONGEST_STALL_SECONDS = 5.0
 """How long a step waits for the upload before the one that is due; after that the save is put off."""
 
@@ -165,7 +168,7 @@ class Training:
         again = self._measure(batch, step, [0.0] * len(measured.signals))
         if not same_result(measured, again, exact=self.config.runtime.deterministic):
             message = f"Step {step} gave loss {loss} and norm {norm}, then {again.loss} and {again.gradient_norm}"
-            self._event("NODE_SUSPECT", "RESULT_DIFFERS", message, step, again)
+            self._event(NODE_SUSPECT, "RESULT_DIFFERS", message, step, again)
             raise AttemptFailed(message, reason="RESULT_DIFFERS", action="the node that computed it is to be checked")
         return judge(known, config, step, loss, norm, rerun=True)
 
@@ -256,8 +259,15 @@ class Training:
 
     def _compare_replicas_if_due(self) -> None:
         every = self.config.anomalies.replica_check_steps
-        if every and self.state.step % every == 0:
+        if not every or self.state.step % every:
+            return
+        try:
             check_replicas(self.built.model, self.grid.group)
+        except AttemptFailed as failed:
+            if self.grid.group.rank == 0:
+                data: dict[str, str | float] = {"step": self.state.step}
+                self.reporter.event(NODE_SUSPECT, failed.reason, failed.message, data)
+            raise
 
     def _validate_if_due(self) -> tuple[float | None, dict[str, float]]:
         every, step = self.config.validation.every_steps, self.state.step

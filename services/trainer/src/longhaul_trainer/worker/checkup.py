@@ -22,6 +22,7 @@ from longhaul_core.objects import ObjectStore, open_store
 from longhaul_core.tasks import BurnInArguments
 
 from longhaul_trainer.data.token_set import open_token_set
+from longhaul_trainer.loop.drills import Drill, planted
 from longhaul_trainer.parallel.group import RankGroup, choose_device, open_group
 from longhaul_trainer.tasks.burnin_device import DeviceCheck, check_device, device_name
 from longhaul_trainer.wire import Assignment, Phase
@@ -44,7 +45,7 @@ def check_pod(assignment: Assignment, channel: Channel) -> None:
     # Before the ranks meet: a device that is broken must not be able to hang its partner for long.
     arguments = BurnInArguments(seconds=seconds, memory_bytes=0 if cuda else 16 << 20)
     model = device_name(device)
-    lines = device_lines(check_device(device, arguments, seconds), model)
+    lines = device_lines(check_device(device, arguments, seconds), model, planted(assignment))
     group = open_group(
         assignment.rank,
         assignment.world_size,
@@ -68,9 +69,9 @@ def check_pod(assignment: Assignment, channel: Channel) -> None:
     channel.event(NODE_CHECKED, "PREFLIGHT", f"{len(lines) - len(failed)} of {len(lines)} checks passed", data)
 
 
-def device_lines(result: DeviceCheck, model: str) -> list[Line]:
+def device_lines(result: DeviceCheck, model: str, drill: Drill) -> list[Line]:
     """The lines of a device: matrix products, and memory that keeps what was written."""
-    wrong, tflops = result.mismatches, result.figure("bf16_tflops")
+    wrong, tflops = result.mismatches, drill.measured_speed(result.figure("bf16_tflops"))
     gemm = f"{tflops:.2f} TFLOPS on {model}" + (f", {wrong} products differed" if wrong else "")
     memory = f"{result.memory_bytes >> 20} MiB checked, {result.memory_errors} wrong bytes"
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +38,7 @@ from longhaul_trainer.data.samples import SampleOrder
 from longhaul_trainer.data.stages import mixture_stages
 from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.loop.control import Control
-from longhaul_trainer.loop.drills import VARIABLE as DRILL_VARIABLE
-from longhaul_trainer.loop.drills import Drill
+from longhaul_trainer.loop.drills import planted
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.loop.stops import AttemptFailed
@@ -94,9 +92,7 @@ class Session:
             self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
             reporter = JournalingReporter(reporter, self._journal)
         self.reporter = reporter
-        self.drill = Drill.parse(
-            os.environ.get(DRILL_VARIABLE, ""), rank=assignment.rank, node=assignment.node, epoch=assignment.epoch
-        )
+        self.drill = planted(assignment)
 
     def prepare(self, join: Callable[[], RankGroup]) -> Training:
         """Opens the data, joins the other ranks, builds the model and restores what the epoch begins with.
@@ -115,6 +111,7 @@ class Session:
             state = self._resume()
             saved_position = state.position
         else:
+            self.drill.spoil(self.built.model)
             check_initial_parameters(self.built.model, self.group)
             state, saved_position = self._start(shape), -1
         return Training(

@@ -23,12 +23,14 @@ from longhaul_training.adapters.run_store import KIND, StoredRun, append_events,
 from longhaul_training.domain import reports as folding
 from longhaul_training.domain.actions import RunEvent
 from longhaul_training.domain.checkup_record import Finding, NodeReport
-from longhaul_training.domain.reports import Reports, WorkerExit
+from longhaul_training.domain.reports import Reports, Suspicion, WorkerExit
 
 log = get_logger(__name__)
 
 NODE_CHECKED = "NODE_CHECKED"
 """Type of the event in which a rank says what its check of its pod found."""
+NODE_SUSPECT = "NODE_SUSPECT"
+"""Type of the event in which a rank says that one of the run's nodes computes wrongly."""
 RESTORED = "RESTORED"
 """Type of the event by which rank 0 says that it has loaded its checkpoint."""
 
@@ -194,6 +196,7 @@ def _fold(
                 if report.event.type == NODE_CHECKED:
                     folded = folding.add_node_report(folded, _node_report(report.event))
                 else:
+                    folded = _note_suspicion(folded, report.event)
                     happened.append(report.event)
             case NoticeReport():
                 pass
@@ -205,6 +208,12 @@ def _note_restore(folded: Reports, event: RunEvent) -> Reports:
         return folded
     data = event.data
     return folding.add_restore(folded, int(data["epoch"]), float(data["at"]), float(data.get("seconds", 0.0)))
+
+
+def _note_suspicion(folded: Reports, event: RunEvent) -> Reports:
+    if event.type != NODE_SUSPECT:
+        return folded
+    return folding.add_suspicion(folded, Suspicion(int(event.data["epoch"]), event.cause, event.message))
 
 
 def _node_report(event: RunEvent) -> NodeReport:

@@ -50,6 +50,8 @@ AGENT_SILENT = Cause("AGENT_SILENT", Kind.INFRASTRUCTURE)
 NODE_LOST = Cause("NODE_LOST", Kind.INFRASTRUCTURE)
 NODE_QUARANTINED = Cause("NODE_QUARANTINED", Kind.DISRUPTION)
 NODE_FAULTY = Cause("NODE_FAULTY", Kind.INFRASTRUCTURE)
+RESULT_DIFFERS = Cause("RESULT_DIFFERS", Kind.INFRASTRUCTURE)
+REPLICAS_DIFFER = Cause("REPLICAS_DIFFER", Kind.INFRASTRUCTURE)
 PREFLIGHT_FAILED = Cause("PREFLIGHT_FAILED", Kind.INFRASTRUCTURE)
 CONFIGURATION = Cause("CONFIGURATION_ERROR", Kind.FATAL, "correct the recipe and submit it under a new name")
 OUT_OF_MEMORY = Cause(
@@ -64,6 +66,8 @@ IDENTICAL_SHARDS = Cause(
     "every rank drew the same initial values for its shard; initialise by (seed, name, global index), then submit anew",
 )
 _EQUAL_SHARDS_TEXT = "shards start equal"
+NODE_SUSPECTING = frozenset({RESULT_DIFFERS.name, REPLICAS_DIFFER.name})
+"""Causes that no restart cures: one of the nodes computes wrongly."""
 
 _EXIT_CODES = {
     0: WORKER_LEFT,

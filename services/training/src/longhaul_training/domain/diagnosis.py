@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from longhaul_training.domain import causes
-from longhaul_training.domain.actions import Act, Action, Decision, PrepareEpoch, RunEvent, StartEpoch
+from longhaul_training.domain.actions import Act, Action, Change, Decision, PrepareEpoch, RunEvent, StartEpoch
 from longhaul_training.domain.checkup_record import Accusation, Checkup, CheckupPurpose, NodeReport
 from longhaul_training.domain.checkups import ENDED, Verdict, judge, merge_checklist, pair_up, second_round
 from longhaul_training.domain.faults import Fault
@@ -26,6 +26,22 @@ SETTLE_SECONDS = 5.0
 def first_round(run: Run, world: World, purpose: CheckupPurpose, why: str) -> Checkup:
     """The first round over all members."""
     return Checkup(purpose, 1, pair_up([slot.index for slot in run.members]), world.now, why=why)
+
+
+def doubted(run: Run, world: World) -> bool:
+    """Whether workers said that one of their nodes computes wrongly, and no diagnosis has ended since."""
+    said = world.training.suspicion
+    return said is not None and run.control.diagnosed_epoch < said.epoch < run.control.epoch
+
+
+def diagnose_doubt(run: Run, world: World) -> Change:
+    """Checks all nodes in pairs before the workers start again."""
+    said = world.training.suspicion
+    assert said is not None
+    checkup = first_round(run, world, CheckupPurpose.DIAGNOSIS, said.message)
+    event = RunEvent("DIAGNOSIS_STARTED", said.cause, said.message, {"groups": len(checkup.groups)})
+    epoch = run.control.epoch + 1
+    return amend(run, event, checkup=checkup, epoch=epoch, epoch_since=world.now, diagnosed_at=world.now)
 
 
 def check_nodes(run: Run, world: World) -> Decision:
@@ -115,7 +131,8 @@ def _replace(run: Run, world: World, verdict: Verdict, guilty: list[int]) -> Dec
         faults.append(
             Fault(causes.NODE_FAULTY, f"{nodes[index]} {text}", RecoveryAction.NODE, world.now, index, nodes[index])
         )
-    accused = replace(run, control=replace(run.control, accusations=tuple(accusations)))
+    control = replace(run.control, accusations=tuple(accusations), diagnosed_epoch=run.control.epoch)
+    accused = replace(run, control=control)
     return recover(accused, world, tuple(faults))
 
 
@@ -127,7 +144,7 @@ def _clear(run: Run, world: World, checkup: Checkup) -> Decision:
         reason = Reason("PREFLIGHT_PASSED", f"{len(run.members)} node(s) passed {len(control.checklist)} checks")
         return move(run, world, RunState.RENDEZVOUS, reason, epoch=epoch, epoch_since=world.now, checkup=None)
     event = RunEvent("DIAGNOSIS_CLEAR", "DIAGNOSIS", f"no node is to blame for: {checkup.why}")
-    return amend(run, event, epoch=epoch, epoch_since=world.now, checkup=None)
+    return amend(run, event, epoch=epoch, epoch_since=world.now, checkup=None, diagnosed_epoch=control.epoch)
 
 
 def _reports_of(run: Run, slot: Slot, world: World) -> tuple[NodeReport, ...]:

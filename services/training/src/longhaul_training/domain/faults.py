@@ -155,7 +155,7 @@ def _worker_faults(run: Run, world: World) -> Iterator[Fault]:
         slot = by_pod.get(exit_.pod)
         if exit_.epoch != epoch or slot is None:
             continue
-        cause = causes.worker_cause(exit_.exit_code, exit_.message)
+        cause = _suspected(world, epoch) or causes.worker_cause(exit_.exit_code, exit_.message)
         if leaving and cause.kind in (Kind.DISRUPTION, Kind.PEER):
             continue
         if cause is causes.WORKER_LEFT and world.now - exit_.at < world.limits.lost_silence:
@@ -165,6 +165,14 @@ def _worker_faults(run: Run, world: World) -> Iterator[Fault]:
         text = f"worker of rank {exit_.rank} on {slot.node} ended with {how}"
         text += f": {exit_.message.strip().splitlines()[-1]}" if exit_.message.strip() else ""
         yield _fault(cause, text, action, slot, exit_.at, exit_.step)
+
+
+def _suspected(world: World, epoch: int) -> Cause | None:
+    """What the workers of an epoch said before they ended: that one of their nodes computes wrongly."""
+    said = world.training.suspicion
+    if said is None or said.epoch != epoch:
+        return None
+    return causes.REPLICAS_DIFFER if said.cause == causes.REPLICAS_DIFFER.name else causes.RESULT_DIFFERS
 
 
 def _drain_faults(run: Run, world: World) -> Iterator[Fault]:

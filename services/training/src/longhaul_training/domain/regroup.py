@@ -22,7 +22,7 @@ from longhaul_training.domain.actions import (
 )
 from longhaul_training.domain.checkup_record import Accusation, CheckupPurpose, Finding
 from longhaul_training.domain.checkups import merge_checklist
-from longhaul_training.domain.diagnosis import check_nodes, first_round
+from longhaul_training.domain.diagnosis import check_nodes, diagnose_doubt, doubted, first_round
 from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.incidents import amend_last
 from longhaul_training.domain.observations import AgentView, WorkerPhase, World
@@ -41,6 +41,8 @@ def regroup(run: Run, world: World) -> Decision:
         return Act()
     if any(not slot.node for slot in run.members):
         return _place_missing(run, world)
+    if control.state is RunState.RECOVERING and control.checkup is None and doubted(run, world):
+        return diagnose_doubt(run, world)
     preparations: list[Action] = []
     if control.registered_epoch < control.epoch:
         preparations.append(RegisterEpoch(control.epoch, control.recovery is RecoveryAction.ROLLBACK))

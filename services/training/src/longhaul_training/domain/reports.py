@@ -51,6 +51,15 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspicion:
+    """The workers of an epoch say that one of their nodes computes wrongly, but can't tell which."""
+
+    epoch: int
+    cause: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
     """Everything reported so far; `step` is of `step_epoch`, `high_step` the highest of all epochs."""
 
@@ -76,6 +85,7 @@ class Reports:
     restore_seconds: float = 0.0
     pace: Pace = field(default_factory=Pace)
     node_reports: tuple[NodeReport, ...] = ()
+    suspicion: Suspicion | None = None
 
     @property
     def median_step_seconds(self) -> float:
@@ -147,6 +157,14 @@ def add_node_report(reports: Reports, found: NodeReport) -> Reports:
     """Adds what a rank's check found; those of older epochs have been judged."""
     kept = tuple(r for r in reports.node_reports if r.epoch >= found.epoch and (r.epoch, r.pod, r.rank) != _key(found))
     return replace(reports, node_reports=(*kept, found))
+
+
+def add_suspicion(reports: Reports, suspicion: Suspicion) -> Reports:
+    """Notes the first suspicion of an epoch; the ranks of one epoch mean the same."""
+    known = reports.suspicion
+    if known is not None and known.epoch >= suspicion.epoch:
+        return reports
+    return replace(reports, suspicion=suspicion)
 
 
 def _key(found: NodeReport) -> tuple[int, str, int]:

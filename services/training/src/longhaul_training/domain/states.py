@@ -246,6 +246,7 @@ class Control:
     checklist: tuple[Finding, ...] = ()
     accusations: tuple[Accusation, ...] = ()
     diagnosed_at: float = 0.0
+    diagnosed_epoch: int = 0
     noticed: tuple[str, ...] = ()
     forecasts: tuple[Forecast, ...] = ()
     started_at: float | None = None

@@ -56,10 +56,9 @@ lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages
 type: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy $(addprefix -p ,$(SOURCES))
 
-# Unit tests keep to themselves, so two cores share them; the others start services and share what they start.
+# Two cores share the tests by folder: those of a folder share the services that they start.
 test: $(STAMP) ## all tests that need no cluster and no GPU
-	@$(BIN)/python -m pytest -q -n 2 tests/unit
-	@$(BIN)/python -m pytest --ignore tests/unit tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25 tests
 
 demo: $(STAMP) ## take a real crawl through all services, with two real faults (CLEAN=1 starts anew)
 	@$(BIN)/python examples/python-docs/demo.py $(if $(CLEAN),--clean)

@@ -46,6 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep on one core what shares services: with `-n` the folders are dealt out, and unit tests one by one."""
+    for item in items:
+        folder = item.path.parent.relative_to(item.config.rootpath)
+        if "unit" not in folder.parts:
+            item.add_marker(pytest.mark.xdist_group(folder.as_posix()))
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs_program"):
         for name in marker.args:

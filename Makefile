@@ -58,7 +58,7 @@ type: $(STAMP) ## mypy, strict
 
 # Two cores share the tests by folder: those of a folder share the services that they start.
 test: $(STAMP) ## all tests that need no cluster and no GPU
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25 tests
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=25 tests
 
 demo: $(STAMP) ## take a real crawl through all services, with two real faults (CLEAN=1 starts anew)
 	@$(BIN)/python examples/python-docs/demo.py $(if $(CLEAN),--clean)

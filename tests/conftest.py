@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 SESSION_VARIABLE = "PYTEST_LONGHAUL_SESSION"
 """Stands in the environment of every process that these tests start, so that none is overlooked."""
@@ -45,13 +47,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one core what shares services: with `-n` the folders are dealt out, and unit tests one by one."""
-    for item in items:
-        folder = item.path.parent.relative_to(item.config.rootpath)
-        if "unit" not in folder.parts:
-            item.add_marker(pytest.mark.xdist_group(folder.as_posix()))
+class FolderScheduling(LoadScopeScheduling):
+    """With `-n`: tests of a folder share the services that they start, so one worker runs them; unit tests by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return path if "/unit/" in path else path.rpartition("/")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FolderScheduling:
+    return FolderScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

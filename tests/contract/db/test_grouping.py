@@ -1,4 +1,4 @@
-"""Write transactions that wait together share a commit, and nothing else."""
+"""Transactions that wait together are carried out together, and nobody notices."""
 
 from __future__ import annotations
 
@@ -6,112 +6,155 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-from longhaul_core.db import Database, EventRow, events
-from longhaul_core.db.write_ahead import WRITES_BETWEEN
-from longhaul_core.errors import FailedPrecondition
-from sqlalchemy import event as sql_event
-from sqlalchemy import text
+import pytest
+from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.errors import AlreadyExists, NotFound
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
-DEADLINE_SECONDS = 60
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def append(session: Session, number: int) -> EventRow:
-    return events.append(session, "run", "p", "r", type="T", message="x", data={"n": number}, now=NOW)
+def creating(identifier: str, size: int = 1) -> Callable[[Session], ResourceRow]:
+    def create(session: Session) -> ResourceRow:
+        spec = {"size": size}
+        row, _ = resources.create(
+            session, kind="thing", project="p", id=identifier, spec=spec, state="NEW", fingerprint=str(size), now=NOW
+        )
+        return row
+
+    return create
 
 
-def numbers(db: Database) -> list[int]:
-    return [row.data["n"] for row in db.read_sync(lambda session: events.list_events(session, "run", "p", "r"))]
+def getting(identifier: str) -> Callable[[Session], ResourceRow]:
+    return lambda session: resources.get(session, "thing", "p", identifier)
 
 
-async def together(db: Database, functions: list[Callable[[Session], Any]]) -> list[Any]:
-    """Runs functions that have all waited while another transaction was under way."""
-    hold, held = threading.Event(), threading.Event()
+class Holding:
+    """A transaction that stays open until it is released, so that others wait behind it."""
 
-    def first(session: Session) -> None:
-        held.set()
-        assert hold.wait(DEADLINE_SECONDS)
+    def __init__(self) -> None:
+        self.begun, self.release = threading.Event(), threading.Event()
 
-    holding = asyncio.create_task(db.run(first))
-    await asyncio.to_thread(held.wait, DEADLINE_SECONDS)
-    waiting = [asyncio.create_task(db.run(function)) for function in functions]
+    def __call__(self, session: Session) -> None:
+        self.begun.set()
+        assert self.release.wait(30)
+
+    async def wait(self) -> None:
+        assert await asyncio.to_thread(self.begun.wait, 30)
+
+
+def count_transactions(db: Database) -> list[object]:
+    seen: list[object] = []
+    event.listen(db._engine, "begin", seen.append)
+    return seen
+
+
+async def hold_all(db: Database, start: Callable[[Holding], asyncio.Task[None]], threads: int) -> list[Holding]:
+    """Occupies every thread, one after the other."""
+    held = []
+    for _ in range(threads):
+        held.append(Holding())
+        start(held[-1])
+        await held[-1].wait()
+    return held
+
+
+async def hold_writers(db: Database) -> list[Holding]:
+    threads = 1 if db.is_sqlite else 4
+    return await hold_all(db, lambda held: asyncio.create_task(db.run(held)), threads)
+
+
+async def hold_readers(db: Database, threads: int = 4) -> list[Holding]:
+    return await hold_all(db, lambda held: asyncio.create_task(db.read(held)), threads)
+
+
+def release(held: list[Holding]) -> None:
+    for one in held:
+        one.release.set()
+
+
+async def waiting(*calls: asyncio.Future[object]) -> None:
+    """Lets calls come as far as the queue."""
     await asyncio.sleep(0)
-    hold.set()
-    await holding
-    return await asyncio.gather(*waiting, return_exceptions=True)
+    assert not any(call.done() for call in calls)
 
 
-async def test_writes_that_wait_together_commit_together(db: Database) -> None:
-    if not db.is_sqlite:
-        return
-    commits: list[object] = []
-    sql_event.listen(db._writing, "commit", lambda connection: commits.append(connection))
-    rows = await together(db, [lambda session, n=n: append(session, n) for n in range(20)])
-    assert len(commits) == 1, "the one that held the others up wrote nothing"
-    assert [row.data["n"] for row in rows] == numbers(db) == list(range(20))
-    assert [row.revision for row in rows] == sorted(row.revision for row in rows)
+async def test_writes_that_wait_share_a_transaction(db: Database) -> None:
+    held = await hold_writers(db)
+    transactions = count_transactions(db)
+    calls = [asyncio.ensure_future(db.run(creating(f"t{number}"))) for number in range(20)]
+    await waiting(*calls)
+    release(held)
+    rows = await asyncio.gather(*calls)
+    assert [row.id for row in rows] == [f"t{number}" for number in range(20)]
+    assert len({row.revision for row in rows}) == 20
+    assert len(transactions) <= 4
+    assert len(await db.read(lambda session: resources.list_all(session, "thing"))) == 20
 
 
-async def test_write_that_refuses_undoes_only_itself(db: Database) -> None:
-    def refuse(session: Session) -> None:
-        append(session, 99)
-        raise FailedPrecondition("no", reason="NO")
+async def test_write_that_fails_takes_no_other_with_it(db: Database) -> None:
+    await db.run(creating("taken"))
 
-    rows = await together(db, [lambda s: append(s, 1), refuse, lambda s: append(s, 2), refuse])
-    assert isinstance(rows[1], FailedPrecondition)
-    assert isinstance(rows[3], FailedPrecondition)
-    assert sorted(numbers(db)) == [1, 2]
-    newest = max(rows[0].revision, rows[2].revision)
-    waiting = asyncio.create_task(db.feed.wait_beyond(newest - 1))
-    await asyncio.wait_for(waiting, DEADLINE_SECONDS)
-    again = await db.run(lambda session: append(session, 3))
-    assert again.revision == newest + 1, "revisions that a refusal took are given back"
+    def half(session: Session) -> None:
+        creating("half")(session)
+        creating("taken", size=2)(session)
+
+    held = await hold_writers(db)
+    calls = [asyncio.ensure_future(db.run(fn)) for fn in (creating("before"), half, creating("after"))]
+    await waiting(*calls)
+    release(held)
+    before, failed, after = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(failed, AlreadyExists)
+    assert (before.id, after.id) == ("before", "after")
+    found = await db.read(lambda session: {row.id for row in resources.list_all(session, "thing")})
+    assert found == {"taken", "before", "after"}
 
 
-async def test_write_that_the_database_fails_leaves_the_others_alone(db: Database) -> None:
+async def test_read_that_finds_nothing_fails_alone(db: Database) -> None:
+    await db.run(creating("there"))
+    held = await hold_readers(db)
+    calls = [asyncio.ensure_future(db.read(getting(name))) for name in ("there", "nowhere", "there")]
+    await waiting(*calls)
+    transactions = count_transactions(db)
+    release(held)
+    first, missing, last = await asyncio.gather(*calls, return_exceptions=True)
+    assert first == last
+    assert isinstance(missing, NotFound)
+    assert len(transactions) <= 2
+
+
+async def test_slow_read_does_not_hold_up_those_behind_it(db: Database) -> None:
+    await db.run(creating("there"))
+    held = await hold_readers(db, threads=1)
+    row = await asyncio.wait_for(db.read(getting("there")), 30)
+    assert row.id == "there"
+    assert not held[0].release.is_set()
+    release(held)
+
+
+async def test_write_whose_caller_went_away_while_it_waited_is_not_made(db: Database) -> None:
+    held = await hold_writers(db)
+    gone = asyncio.ensure_future(db.run(creating("gone")))
+    await waiting(gone)
+    gone.cancel()
+    await asyncio.wait([gone])
+    release(held)
+    await db.run(creating("later"))
+    with pytest.raises(NotFound):
+        await db.read(getting("gone"))
+
+
+async def test_each_caller_is_told_where_the_database_fails_all(db: Database) -> None:
+    held = await hold_writers(db)
+
     def broken(session: Session) -> None:
-        append(session, 99)
-        session.execute(text("INSERT INTO nowhere VALUES (1)"))
+        raise RuntimeError("this one")
 
-    rows = await together(db, [lambda s: append(s, 1), broken, lambda s: append(s, 2)])
-    assert isinstance(rows[1], Exception)
-    assert sorted(numbers(db)) == [1, 2]
-
-
-async def test_write_given_up_while_it_waits_is_not_made(db: Database) -> None:
-    hold, held = threading.Event(), threading.Event()
-
-    def first(session: Session) -> None:
-        held.set()
-        assert hold.wait(DEADLINE_SECONDS)
-
-    if not db.is_sqlite:
-        return  # where several writers run, nothing waits
-    holding = asyncio.create_task(db.run(first))
-    await asyncio.to_thread(held.wait, DEADLINE_SECONDS)
-    given_up = asyncio.create_task(db.run(lambda session: append(session, 1)))
-    await asyncio.sleep(0)
-    given_up.cancel()
-    await asyncio.gather(given_up, return_exceptions=True)
-    hold.set()
-    await holding
-    await db.run(lambda session: append(session, 2))
-    assert numbers(db) == [2]
-
-
-def test_log_of_writes_is_moved_beside_the_writers(db: Database) -> None:
-    if not db.is_sqlite:
-        return
-    path = Path(str(db._url.database))
-    before = path.stat().st_size
-    for number in range(WRITES_BETWEEN):
-        db.run_sync(lambda session, number=number: append(session, number))
-    log = db._log
-    assert log is not None
-    assert log._moving.acquire(timeout=DEADLINE_SECONDS), "the log is still being moved"
-    assert path.stat().st_size > before
-    assert numbers(db) == list(range(WRITES_BETWEEN))
+    calls = [asyncio.ensure_future(db.run(fn)) for fn in (broken, creating("well"), broken)]
+    await waiting(*calls)
+    release(held)
+    first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(first), type(third)] == [RuntimeError, RuntimeError]
+    assert second.id == "well"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
@@ -17,7 +16,7 @@ from sqlalchemy.orm import Session
 from longhaul_core.db.engines import open_engine, parse_database_url, reading, writing
 from longhaul_core.db.failures import display_url, is_conflict, translate
 from longhaul_core.db.feed import RevisionFeed
-from longhaul_core.db.grouping import Waiting, WaitingWrites, run_together
+from longhaul_core.db.grouping import Grouping, Outcome
 from longhaul_core.db.migrations import is_current, migrate
 from longhaul_core.db.revisions import current_revision, taken_revision
 from longhaul_core.db.write_ahead import WriteAheadLog
@@ -36,6 +35,7 @@ _FIRST_DELAY_SECONDS = 0.01
 _FAULTS = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.INTERNAL, ErrorCode.RESOURCE_EXHAUSTED, ErrorCode.DATA_LOSS})
 """What the database did, not what the transaction wanted."""
 
+Transaction = Callable[[Session], Any]
 Observer = Callable[[str, str, float], None]
 
 
@@ -52,11 +52,10 @@ class Database:
         self._reading = reading(engine)
         self._writing = writing(engine)
         writers = 1 if self.is_sqlite else WRITE_THREADS
-        self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="db-read")
-        self._writers = ThreadPoolExecutor(writers, thread_name_prefix="db-write")
+        self._reads = Grouping[Transaction](READ_THREADS, "db-read", self._read_together)
+        self._writes = Grouping[Transaction](writers, "db-write", self._write_together)
         self._observer: Observer = _unobserved
-        self._waiting = WaitingWrites()
-        self._log = WriteAheadLog(engine, self._readers.submit) if self.is_sqlite else None
+        self._log = WriteAheadLog(engine, self._reads.beside) if self.is_sqlite else None
         self.feed = RevisionFeed(self._current_revision)
 
     @classmethod
@@ -99,20 +98,15 @@ class Database:
         return display_url(self._url)
 
     async def run(self, fn: Callable[[Session], T]) -> T:
-        """Run one write transaction and return what `fn` returned, after the commit.
+        """Run a write and return what `fn` returned, after the commit.
 
-        On SQLite the functions that wait while another commits share the next commit (see `grouping.py`).
+        Writes that wait together share a transaction; when one of them fails, each is run again in its own.
         """
-        if not self.is_sqlite:
-            return await asyncio.get_running_loop().run_in_executor(self._writers, self.run_sync, fn)
-        future = self._waiting.add(fn)
-        self._writers.submit(self._write_waiting)
-        result: T = await asyncio.wrap_future(future)
-        return result
+        return cast(T, await self._writes.run(fn))
 
     async def read(self, fn: Callable[[Session], T]) -> T:
-        """Run one read transaction over one snapshot."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_sync, fn)
+        """Run a read over one snapshot, which reads that wait together share."""
+        return cast(T, await self._reads.run(fn))
 
     def run_sync(self, fn: Callable[[Session], T]) -> T:
         """Run one write transaction on this thread; run again where it lost against another.
@@ -120,28 +114,11 @@ class Database:
         Raises:
             LonghaulError: What `fn` raised (nothing is written), or what befell the database.
         """
-        revision: int | None = None
-
-        def transact() -> T:
-            nonlocal revision
-            with Session(self._writing, expire_on_commit=False) as session:
-                with session.begin():
-                    result = fn(session)
-                revision = taken_revision(session)
-            return result
-
-        result = self._attempt("write", transact)
-        self._wrote(revision)
-        return result
+        return self._attempt("write", lambda: self._write(fn))
 
     def read_sync(self, fn: Callable[[Session], T]) -> T:
         """Run one read transaction on this thread."""
-
-        def transact() -> T:
-            with Session(self._reading, expire_on_commit=False) as session, session.begin():
-                return fn(session)
-
-        return self._attempt("read", transact)
+        return self._attempt("read", lambda: self._read(fn))
 
     def observed_by(self, observer: Observer) -> None:
         """Tell an observer of each transaction: its kind, how it ended, and the seconds it took."""
@@ -150,45 +127,54 @@ class Database:
     def close(self) -> None:
         """End watches, wait for transactions in progress, and close the connections."""
         self.feed.close()
-        self._readers.shutdown(wait=True)
-        self._writers.shutdown(wait=True)
+        self._reads.close()
+        self._writes.close()
         self._engine.dispose()
 
     async def _current_revision(self) -> int:
         return await self.read(current_revision)
 
-    def _write_waiting(self) -> None:
-        """Run what waits: alone, or together in one transaction; one by one where that fails."""
-        group = self._waiting.take()
-        shared = len(group) > 1 and self._share(group)
-        for waiting in group:
-            if not shared:
-                waiting.error = None
-                try:
-                    waiting.result = self.run_sync(waiting.fn)
-                except Exception as error:
-                    waiting.error = error
-            waiting.settle()
+    def _read(self, fn: Callable[[Session], T]) -> T:
+        with Session(self._reading, expire_on_commit=False) as session, session.begin():
+            return fn(session)
 
-    def _share(self, group: list[Waiting]) -> bool:
-        started = time.perf_counter()
-        try:
-            with Session(self._writing, expire_on_commit=False) as session:
-                with session.begin():
-                    run_together(session, group)
-                revision = taken_revision(session)
-        except (DBAPIError, PoolTimeout):
-            return False
-        for waiting in group:
-            self._observer("write", _outcome(waiting.error), time.perf_counter() - started)
-        self._wrote(revision)
-        return True
-
-    def _wrote(self, revision: int | None) -> None:
+    def _write(self, fn: Callable[[Session], T]) -> T:
+        with Session(self._writing, expire_on_commit=False) as session:
+            with session.begin():
+                result = fn(session)
+            revision = taken_revision(session)
         if revision is not None:
             self.feed.notify(revision)
         if self._log is not None:
             self._log.wrote()
+        return result
+
+    def _read_together(self, fns: Sequence[Transaction]) -> list[Outcome]:
+        """One snapshot for all; what one of them does not find does not concern the others."""
+        return self._together("read", fns, self._read, _own_error, self.read_sync)
+
+    def _write_together(self, fns: Sequence[Transaction]) -> list[Outcome]:
+        """One transaction for all, or none of it: a write that failed may have left half of itself behind."""
+        return self._together("write", fns, self._write, _no_error, self.run_sync)
+
+    def _together(
+        self,
+        kind: str,
+        fns: Sequence[Transaction],
+        transact: Callable[[Callable[[Session], list[Outcome]]], list[Outcome]],
+        each: Callable[[Transaction, Session], Outcome],
+        alone: Callable[[Transaction], object],
+    ) -> list[Outcome]:
+        if len(fns) > 1:
+            started = time.perf_counter()
+            # Whatever went wrong together: alone, each finds out whether it was its own fault.
+            with suppress(Exception):
+                outcomes = transact(lambda session: [each(fn, session) for fn in fns])
+                seconds = time.perf_counter() - started
+                for outcome in outcomes:
+                    self._observer(kind, _word(outcome.error), seconds)
+                return outcomes
+        return [_alone(alone, fn) for fn in fns]
 
     def _attempt(self, kind: str, transact: Callable[[], T]) -> T:
         started, outcome = time.perf_counter(), "failed"
@@ -197,7 +183,7 @@ class Database:
             outcome = "ok"
             return result
         except LonghaulError as error:
-            outcome = _outcome(error)
+            outcome = _word(error)
             raise
         finally:
             self._observer(kind, outcome, time.perf_counter() - started)
@@ -215,10 +201,28 @@ class Database:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _outcome(error: Exception | None) -> str:
+def _word(error: BaseException | None) -> str:
     if error is None:
         return "ok"
     return "refused" if isinstance(error, LonghaulError) and error.code not in _FAULTS else "failed"
+
+
+def _no_error(fn: Transaction, session: Session) -> Outcome:
+    return Outcome(fn(session))
+
+
+def _own_error(fn: Transaction, session: Session) -> Outcome:
+    try:
+        return Outcome(fn(session))
+    except LonghaulError as error:
+        return Outcome(error=error)
+
+
+def _alone(run: Callable[[Transaction], object], fn: Transaction) -> Outcome:
+    try:
+        return Outcome(run(fn))
+    except BaseException as error:
+        return Outcome(error=error)
 
 
 def _migrate_or_refuse(engine: Engine, url: URL, wanted: bool | None) -> None:

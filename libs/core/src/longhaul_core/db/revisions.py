@@ -56,8 +56,3 @@ def taken_revision(session: Session) -> int | None:
     """Return the last revision that the session's transaction took, if it took one."""
     value: int | None = session.info.get(_TAKEN)
     return value
-
-
-def restore_revision(session: Session, revision: int | None) -> None:
-    """Note that the revisions taken after this one were given back by a savepoint."""
-    session.info[_TAKEN] = revision

@@ -131,8 +131,9 @@ class Watch:
             "LONGHAUL_EXPORTERS_FILE": str(lab.folder / "exporters.yaml"),
         }
         self.service = Service("longhaul_gpuhealth", lab.folder, environment)
-        authority = (lab.folder / "authority.pem").read_bytes()
-        self.channel = connect_sync(f"127.0.0.1:{port}", token=USER_TOKEN, tls_ca=authority)
+        self.address = f"127.0.0.1:{port}"
+        self.authority = (lab.folder / "authority.pem").read_bytes()
+        self.channel = connect_sync(self.address, token=USER_TOKEN, tls_ca=self.authority)
         self.stub: Any = node_health_pb2_grpc.NodeHealthServiceStub(self.channel)
 
     def start(self) -> None:

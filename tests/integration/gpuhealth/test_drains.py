@@ -6,13 +6,19 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-from drain_lab import KubeHealthLab, LocalLab, Split, Watch, lose_gpu, start_run
+from drain_lab import RUN, STEP_SECONDS, KubeHealthLab, LocalLab, Split, Watch, lose_gpu, start_run
 from fakekube import FakeKubernetes, Fault
 from longhaul.gpuhealth.v1 import node_health_pb2 as pb
-from training_harness import wait
+from longhaul_client.cli import session as session_module
+from longhaul_client.cli.main import app
+from longhaul_client.connection import Connection
+from longhaul_client.local.layout import SERVICES
+from training_harness import USER_TOKEN, wait
 from training_lab import Background
+from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,25 @@ def printed(name: str, split: Split) -> Split:
 def test_fatal_signal_moves_the_run_to_its_spare(watch: Watch) -> None:
     split = printed("xid", lose_gpu(watch, 79))
     assert split.total < 60
+
+
+def test_ranks_are_shown_with_their_own_times_beside_their_gpus(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = {**dict.fromkeys(SERVICES, watch.address), "training": f"127.0.0.1:{watch.lab.training_port}"}
+    connection = Connection(addresses, token=USER_TOKEN, tls_ca=watch.authority)
+    monkeypatch.setattr(session_module.Session, "connection", lambda self: connection)
+
+    def shown() -> Any:
+        answer = CliRunner().invoke(app, ["--project", "lab", "nodes", "ranks", RUN, "--json"])
+        assert answer.exit_code == 0, answer.output
+        ranks = json.loads(answer.output)["ranks"]
+        complete = [one for one in ranks if {"own_step_seconds", "sm_clock_mhz", "power_watts"} <= set(one["signals"])]
+        return complete if len(complete) == 2 else None
+
+    ranks = wait(shown, "both ranks with times and clocks")
+    assert [one.get("rank", 0) for one in ranks] == [0, 1]
+    assert all(one["signals"]["own_step_seconds"] >= STEP_SECONDS for one in ranks)
+    table = CliRunner().invoke(app, ["--project", "lab", "nodes", "ranks", RUN])
+    assert "OWN TIME" in table.output
 
 
 def test_killed_exporter_changes_nothing(watch: Watch) -> None:

@@ -29,6 +29,7 @@ from longhaul_gpuhealth.monitor.measures import Measures
 from longhaul_gpuhealth.monitor.monitor import Monitor
 from longhaul_gpuhealth.settings import GpuHealthSettings
 
+Replica = tuple[Monitor, "asyncio.Task[None]"]
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 NODES = [f"n{index}" for index in range(12)]
 FAULTS = {
@@ -42,6 +43,7 @@ FAULTS = {
 }
 """How an exporter may misbehave, and what is said of it."""
 EVENTS: list[dict[str, Any]] = [{"name": f"fall-{node}", "node": node, "gpu": 0, "xid": 79} for node in NODES]
+EVENTS.append({"name": "slow-clock", "node": "n9", "gpu": 1, "signals": {"DCGM_FI_DEV_SM_CLOCK": 300}})
 EVENTS += [{"name": fault, "node": node, "exporter": fault} for fault, node in zip(FAULTS, NODES, strict=False)]
 SCENARIO = Scenario.model_validate({"nodes": {"n[0-11]": {"gpus": 2}}, "events": EVENTS})
 
@@ -74,12 +76,14 @@ class World:
     scraped: dict[str, float] = field(default_factory=dict)
 
     @asynccontextmanager
-    async def replica(self, **changes: Any) -> AsyncIterator[tuple[Monitor, asyncio.Task[None]]]:
+    async def replica(
+        self, rules: Path | None = None, **changes: Any
+    ) -> AsyncIterator[tuple[Monitor, asyncio.Task[None]]]:
         values = {"data_dir": self.root, "scrape_interval_seconds": 0.3, "budget_minimum_nodes": 12, **changes}
         settings = GpuHealthSettings(**values)
         records, measures = NodeRecords(self.db, SystemClock()), Measures(Metrics("gpuhealth"))
-        rules = RulesSource.open(None)
-        monitor = Monitor(settings, self.db, SystemClock(), self.cluster, records, rules, measures, "here")
+        source = RulesSource.open(rules)
+        monitor = Monitor(settings, self.db, SystemClock(), self.cluster, records, source, measures, "here")
         stop = asyncio.Event()
         running = asyncio.create_task(monitor.run(stop))
         try:
@@ -223,6 +227,41 @@ async def test_replicas_share_nodes_and_a_dead_ones_are_taken_over_without_doubl
         for node in theirs:
             assert (await world.events(node)).count("QUARANTINED") == 1
         assert sorted(world.cluster.patched) == sorted(theirs)
+
+
+PEER_RULES = """
+version: "peers"
+rules:
+  - id: straggler
+    signal: DCGM_FI_DEV_SM_CLOCK
+    when: {below_deviations: 8, peers: 20}
+    severity: warning
+    action: diagnose
+    description: Slower than more peers than one replica watches.
+"""
+
+
+async def test_peers_of_a_gpu_are_those_of_all_replicas(world: World, eventually: Eventually, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(PEER_RULES)
+    async with world.replica(rules=rules) as (first, _):
+        await eventually(lambda: world.all_in(HealthState.HEALTHY))
+        async with world.replica(rules=rules) as (second, _):
+            parts = lambda: [one._parts for one in (first, second)]  # noqa: E731
+
+            async def shared() -> bool:
+                return [len(one.leases.owned) if one else 0 for one in parts()] == [8, 8]
+
+            await eventually(shared)
+            world.play("slow-clock")
+
+            async def found() -> bool:
+                return await world.state("n9") is HealthState.SUSPECT
+
+            await eventually(found)
+            [finding] = (await first.records.get("n9")).record.findings
+            assert (finding.rule, finding.gpu) == ("straggler", 1)
+            assert max(len(one.actor.known) for one in parts() if one) < len(NODES), "no replica saw all peers"
 
 
 def _die(monitor: Monitor, running: asyncio.Task[None]) -> None:

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import ParseDict, ParseError
 from longhaul.gpuhealth.v1 import node_health_pb2
-from longhaul_core.errors import InvalidArgument
+from longhaul.training.v1 import training_run_pb2
+from longhaul_core.errors import InvalidArgument, LonghaulError
 
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import state_name
-from longhaul_client.sdk import call
+from longhaul_client.sdk import Client, call
+from longhaul_client.stragglers import OWN_STEP_SECONDS, add_step_times
 
 RunArgument = Annotated[str, typer.Argument(help="Id or name of the run.", metavar="RUN")]
 
@@ -21,6 +23,7 @@ OUT_OF_LINE = 3.0
 """Robust deviations from which a figure is marked."""
 
 _COMPARED = {
+    OWN_STEP_SECONDS: "OWN TIME",
     "sm_clock_mhz": "CLOCK",
     "power_watts": "POWER",
     "utilization_percent": "USE",
@@ -29,16 +32,19 @@ _COMPARED = {
 
 
 def ranks(context: typer.Context, run: RunArgument, json: JsonOption = False) -> None:
-    """Compare the GPUs of a run with one another: who is out of line holds all others up.
+    """Compare the ranks of a run with one another: who is out of line holds all others up.
 
-    Figures are followed by their distance from the run's median in robust deviations, where that is more than three.
+    OWN TIME is what a rank itself spends on a step, in milliseconds, while the others wait for it; clock, power, use and
+    heat are those of its GPU. Figures are followed by their distance from the run's median in robust deviations, where
+    that is more than three.
 
     Example: longhaul nodes ranks my-run
     """
     session = session_of(context)
-    request = node_health_pb2.CompareRanksRequest(run=session.resource(run, "trainingRuns"))
+    name = session.resource(run, "trainingRuns")
     with session.client() as client:
-        answer = call(client.nodes.CompareRanks, request)
+        answer = call(client.nodes.CompareRanks, node_health_pb2.CompareRanksRequest(run=name))
+        untimed = _add_step_times(client, name, answer)
     if json:
         print_json(answer)
         return
@@ -47,7 +53,7 @@ def ranks(context: typer.Context, run: RunArgument, json: JsonOption = False) ->
         (
             one.rank if one.rank >= 0 else "?",
             one.node,
-            one.gpu,
+            one.gpu if one.gpu >= 0 else "?",
             state_name(node_health_pb2.HealthState.Name(one.state), "HEALTH_STATE_"),
             *(_compared(one, signal) for signal in signals),
             ", ".join(one.rules),
@@ -56,13 +62,26 @@ def ranks(context: typer.Context, run: RunArgument, json: JsonOption = False) ->
     ]
     headings = [">RANK", "NODE", ">GPU", "STATE", *(f">{_COMPARED[signal]}" for signal in signals), "RULES"]
     print_table(headings, rows, empty="no GPU is known to work for this run")
+    if untimed:
+        console.print(f"without step times: {untimed}")
+
+
+def _add_step_times(client: Client, run: str, answer: node_health_pb2.CompareRanksResponse) -> str:
+    """Ask training for the ranks' times; why there are none. GPUs are compared without it too."""
+    try:
+        found = call(client.runs.GetTrainingRun, training_run_pb2.GetTrainingRunRequest(name=run))
+    except LonghaulError as error:
+        return str(error)
+    add_step_times(answer, found.status.ranks)
+    return ""
 
 
 def _compared(one: node_health_pb2.RankComparison, signal: str) -> str:
     if signal not in one.signals:
         return "-"
     distance = one.deviations.get(signal, 0.0)
-    return f"{one.signals[signal]:.0f}" + (f" ({distance:+.0f}σ)" if abs(distance) > OUT_OF_LINE else "")
+    value = one.signals[signal] * (1000 if signal == OWN_STEP_SECONDS else 1)
+    return f"{value:.0f}" + (f" ({distance:+.0f}σ)" if abs(distance) > OUT_OF_LINE else "")
 
 
 def budget(

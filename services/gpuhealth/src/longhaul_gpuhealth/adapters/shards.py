@@ -45,6 +45,8 @@ class ShardLeases:
     ttl_seconds: float
     shards: int
     owned: dict[int, Lease] = field(default_factory=dict)
+    replicas: int = 1
+    """How many were alive at the last `sync`, this one included."""
 
     def fence(self, node: str) -> Fence | None:
         """What writes about a node carry; None when it is not this replica's."""
@@ -54,7 +56,7 @@ class ShardLeases:
     async def sync(self) -> ShardChange:
         """Renew what is owned and take a fair part of what is free; surplus is only named, for it is still in use."""
         before = self.owned
-        held, surplus = await self.db.run(lambda session: self._sync(session, before))
+        held, surplus, self.replicas = await self.db.run(lambda session: self._sync(session, before))
         kept = {one for one, lease in before.items() if one in held and held[one].term == lease.term}
         lost = frozenset(before) - kept
         gained = frozenset(held) - (frozenset(before) - lost)
@@ -84,7 +86,7 @@ class ShardLeases:
         self.owned = {}
         return shards
 
-    def _sync(self, session: Session, owned: dict[int, Lease]) -> tuple[dict[int, Lease], tuple[int, ...]]:
+    def _sync(self, session: Session, owned: dict[int, Lease]) -> tuple[dict[int, Lease], tuple[int, ...], int]:
         acquire(session, REPLICA_PREFIX + self.holder, self.holder, self.address, self.ttl_seconds)
         held = {one: kept for one, lease in owned.items() if (kept := self._renew(session, lease)) is not None}
         now = database_now(session)
@@ -100,7 +102,7 @@ class ShardLeases:
             lease = self._acquire(session, one)
             if lease is not None:
                 held[one] = lease
-        return held, share.give_back
+        return held, share.give_back, int(replicas)
 
     def _renew(self, session: Session, lease: Lease) -> Lease | None:
         """An expired lease that nobody took is still ours, in the same term: what is under way may be written."""

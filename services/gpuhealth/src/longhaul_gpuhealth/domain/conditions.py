@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from longhaul_gpuhealth.domain.exchange import GroupSummary
 from longhaul_gpuhealth.domain.fleet import Peers
 from longhaul_gpuhealth.domain.memory import GpuMemory
 from longhaul_gpuhealth.domain.model import Sample
@@ -20,10 +21,25 @@ class Conditions:
 
     _peers: dict[str, Peers] = field(default_factory=dict)
 
+    def forget(self, nodes: Collection[str]) -> None:
+        """The nodes are watched elsewhere, or are gone: their GPUs are no peers here any more."""
+        for peers in self._peers.values():
+            peers.forget(nodes)
+
     def forget_stale(self, time: float) -> None:
         """Drop what is kept of groups that ended."""
         for peers in self._peers.values():
             peers.forget_stale(time)
+
+    def summaries(self, time: float) -> dict[str, dict[str, GroupSummary]]:
+        """What other replicas should know of the peers here, by rule and group."""
+        found = {rule: peers.summaries(time) for rule, peers in self._peers.items()}
+        return {rule: groups for rule, groups in found.items() if groups}
+
+    def hear(self, replica: str, groups: Mapping[str, Mapping[str, GroupSummary]], time: float) -> None:
+        """What another replica knows of the peers there."""
+        for rule in groups.keys() | self._peers.keys():
+            self._peers.setdefault(rule, Peers()).hear(replica, groups.get(rule, {}), time)
 
     def evaluate(self, node: str, memory: GpuMemory, rule: Rule, signals: dict[str, float], time: float) -> Outcome:
         """Whether the rule's condition holds now; None when its signals say nothing."""

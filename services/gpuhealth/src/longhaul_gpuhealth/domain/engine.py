@@ -7,13 +7,13 @@ healthy node of 8 GPUs under the shipped rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from longhaul_gpuhealth.domain.conditions import Conditions
-from longhaul_gpuhealth.domain.fleet import Crowd
-from longhaul_gpuhealth.domain.memory import CounterMemory, GpuMemory, OpenFinding, XidReport
+from longhaul_gpuhealth.domain.exchange import PeerSummary
+from longhaul_gpuhealth.domain.memory import GpuMemory, OpenFinding, XidReport
 from longhaul_gpuhealth.domain.model import (
     NODE_LEVEL,
     Finding,
@@ -27,10 +27,12 @@ from longhaul_gpuhealth.domain.model import (
     state_of,
     worst,
 )
+from longhaul_gpuhealth.domain.node_memory import NodeMemory
 from longhaul_gpuhealth.domain.reading import MAIN_SIGNALS, XID_COUNT, GpuReading, Reading
+from longhaul_gpuhealth.domain.repeats import RepeatWatch
+from longhaul_gpuhealth.domain.rule_index import RuleIndex
 from longhaul_gpuhealth.domain.rules import (
     Codes,
-    Increase,
     Marked,
     MarkKind,
     Missing,
@@ -45,17 +47,6 @@ GPU_MISSING = "LONGHAUL_GPU_MISSING_SECONDS"
 NODE_MARK = "LONGHAUL_NODE_MARK"
 RULES_CHANGED = "RULES_CHANGED"
 DRIVER_CHANGED = "DRIVER_CHANGED"
-
-
-@dataclass(slots=True)
-class NodeMemory:
-    """One node."""
-
-    name: str
-    last_time: float | None = None
-    gpus: dict[int, GpuMemory] = field(default_factory=dict)
-    driver: str = ""
-    driver_changed_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -75,14 +66,9 @@ class Engine:
     driver_settle_seconds: float = 0.0
     _nodes: dict[str, NodeMemory] = field(default_factory=dict)
     _conditions: Conditions = field(default_factory=Conditions)
-    _crowds: dict[str, Crowd] = field(default_factory=dict)
-    _by_code: dict[int, list[Rule]] = field(default_factory=dict)
-    _repeats: list[Rule] = field(default_factory=list)
-    _missing: list[Rule] = field(default_factory=list)
-    _marked: list[Rule] = field(default_factory=list)
+    _repeats: RepeatWatch = field(default_factory=RepeatWatch)
+    _index: RuleIndex = field(default_factory=RuleIndex)
     _rules_changed_at: float | None = None
-    _continuous: list[Rule] = field(default_factory=list)
-    _counters: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.use_rules(self.rules)
@@ -91,59 +77,32 @@ class Engine:
         """Put other rules in force at `time`; findings of rules that are gone or others now end, memory stays."""
         self.rules = rules
         self._rules_changed_at = time
-        self._by_code, self._repeats, self._continuous, self._counters = {}, [], [], {}
-        self._missing, self._marked, self._crowds = [], [], {}
-        for rule in rules.rules:
-            for when in (rule.when, *(when for _, when in rule.overrides)):
-                self._index(rule, when)
-            if not isinstance(rule.when, Codes | Repeats | Missing | Marked):
-                self._continuous.append(rule)
+        self._index = RuleIndex.of(rules)
+        self._repeats.use_rules(self._index.repeats)
         known = {rule.id: rule for rule in rules.rules}
         for node in self._nodes.values():
             for gpu in node.gpus.values():
                 gpu.open = {key: finding for key, finding in gpu.open.items() if known.get(key) == finding.rule}
-
-    def _index(self, rule: Rule, when: object) -> None:
-        if isinstance(when, Codes):
-            for code in when.codes:
-                self._by_code.setdefault(code, []).append(rule)
-        elif isinstance(when, Repeats):
-            self._repeats.append(rule)
-            self._crowds[rule.id] = Crowd(when.crowd_seconds, when.window_seconds + 2 * when.crowd_seconds)
-        elif isinstance(when, Missing):
-            self._missing.append(rule)
-        elif isinstance(when, Marked):
-            self._marked.append(rule)
-        elif isinstance(when, Increase):
-            for signal in when.signals:
-                self._counters[signal] = max(when.window_seconds, self._counters.get(signal, 0.0))
 
     def observe(self, reading: Reading) -> bool:
         """Take the reading of one node; False when it is not newer than the last and was ignored."""
         node = self._nodes.setdefault(reading.node, NodeMemory(reading.node))
         if node.last_time is not None and reading.time <= node.last_time:
             return False
-        node.last_time = reading.time
-        self._note_driver(node, reading)
+        node.begin(reading)
         for index, gpu in reading.gpus.items():
-            memory = node.gpus.get(index)
-            if memory is None or (gpu.uuid and memory.uuid and gpu.uuid != memory.uuid):
-                memory = node.gpus[index] = GpuMemory(index)  # another card in the slot has another past
-            memory.uuid, memory.model = gpu.uuid or memory.uuid, gpu.model or memory.model
-            if gpu.signals:
-                memory.last_seen = reading.time
-            self._observe_gpu(node, memory, gpu, reading.time)
-        if self._missing and len(reading.gpus) <= len(node.gpus):
+            self._observe_gpu(node, node.gpu(index, gpu, reading.time), gpu, reading.time)
+        if self._index.missing and len(reading.gpus) <= len(node.gpus):
             self._look_for_missing(node, reading)
         return True
 
     def observe_marks(self, name: str, conditions: Sequence[str], taints: Sequence[str], time: float) -> None:
         """Take the marks that other programs put on a node, as texts that `Marked` can match."""
-        if not self._marked:
+        if not self._index.marked:
             return
         node = self._nodes.setdefault(name, NodeMemory(name))
         memory = node.gpus.get(NODE_LEVEL)
-        for rule in self._marked:
+        for rule in self._index.marked:
             assert isinstance(rule.when, Marked)
             texts = conditions if rule.when.kind is MarkKind.CONDITION else taints
             found = [text for text in texts if rule.when.matches(text)]
@@ -163,12 +122,6 @@ class Engine:
         """Namespace and name of the pod on each GPU of a node as its exporter tells; None where it does not."""
         return {gpu.index: gpu.pod for gpu in self._memories(name) if gpu.is_gpu}
 
-    @staticmethod
-    def _note_driver(node: NodeMemory, reading: Reading) -> None:
-        if reading.driver and reading.driver != node.driver:
-            node.driver_changed_at = reading.time if node.driver else node.driver_changed_at
-            node.driver = reading.driver
-
     def _look_for_missing(self, node: NodeMemory, reading: Reading) -> None:
         """A GPU whose neighbours still answer is gone; where none answers it is the exporter that is silent."""
         shown = {index for index, gpu in reading.gpus.items() if gpu.signals and index != NODE_LEVEL}
@@ -178,7 +131,7 @@ class Engine:
             if index in shown or not memory.is_gpu:
                 continue
             gone = reading.time - memory.last_seen
-            for rule in self._missing:
+            for rule in self._index.missing:
                 when = rule.condition_for(memory.model)
                 assert isinstance(when, Missing)
                 if gone >= when.for_seconds:
@@ -190,11 +143,11 @@ class Engine:
         signals = gpu.signals
         memory.pod = gpu.pod
         memory.shown = {short: signals[name] for name, short in MAIN_SIGNALS.items() if name in signals}
-        self._advance_counters(memory, signals, time)
+        memory.advance_counters(self._index.counters, signals, time)
         for report in memory.xids(gpu):
-            for rule in self._by_code.get(report.code, ()):
+            for rule in self._index.by_code.get(report.code, ()):
                 self._report_xid(node, memory, rule, report, time)
-        for rule in self._continuous:
+        for rule in self._index.continuous:
             held, samples = self._conditions.evaluate(node.name, memory, rule, signals, time)
             if held:
                 self._hold(memory, rule, samples, time)
@@ -205,20 +158,6 @@ class Engine:
         if memory.open:
             self._clear(node, memory, time)
 
-    def _advance_counters(self, memory: GpuMemory, signals: dict[str, float], time: float) -> None:
-        for signal, window in self._counters.items():
-            value = signals.get(signal)
-            if value is None or value < 0:
-                continue
-            counter = memory.counters.get(signal)
-            if counter is None:
-                memory.counters[signal] = CounterMemory(value)
-                continue
-            if value != counter.last:
-                counter.advance(value, time)
-            if counter.growth:
-                counter.forget_before(time - window)
-
     def _report_xid(self, node: NodeMemory, memory: GpuMemory, rule: Rule, report: XidReport, time: float) -> None:
         sample = Sample(node.name, memory.index, report.signal, report.value, time, {"xid": str(report.code)})
         where = f"XID {report.code} on GPU {memory.index}"
@@ -227,16 +166,13 @@ class Engine:
             return
         memory.occurred(rule.id, time, report.times)
         self._open(memory, rule, where, (sample,), time)
-        for repeats in self._repeats:
-            assert isinstance(repeats.when, Repeats)
-            if rule.id in repeats.when.of:
-                self._crowds[repeats.id].add(time, (node.name, memory.index))
+        self._repeats.fired(rule.id, (node.name, memory.index), time)
 
     def _look_for_repeats(self, node: NodeMemory, memory: GpuMemory, time: float) -> None:
-        for rule in self._repeats:
+        for rule in self._index.repeats:
             when = rule.when
             assert isinstance(when, Repeats)
-            times = self._count(memory, rule, when, time)
+            times = self._repeats.count(memory, rule, when, time)
             if times >= when.at_least and rule.id not in memory.open:
                 sample = Sample(node.name, memory.index, XID_COUNT, times, time, {"rules": " ".join(when.of)})
                 span = duration(when.window_seconds)
@@ -281,40 +217,33 @@ class Engine:
                 continue
             when = rule.condition_for(memory.model)
             if isinstance(when, Repeats):
-                if self._count(memory, rule, when, time) < when.at_least:
+                if self._repeats.count(memory, rule, when, time) < when.at_least:
                     del memory.open[rule_id]
                 continue
             patience = when.hold_seconds if isinstance(when, Codes) else rule.clear_seconds
             if time - finding.last_time >= patience:
                 del memory.open[rule_id]
 
-    def _count(self, memory: GpuMemory, rule: Rule, when: Repeats, time: float) -> int:
-        """Occurrences within the window that no crowd shared."""
-        first = time - when.window_seconds
-        last = time - when.crowd_seconds if when.crowd_gpus else time
-        crowd = self._crowds[rule.id]
-        return sum(
-            first < occurred <= last and not (when.crowd_gpus and crowd.shared(occurred, when.crowd_gpus))
-            for rule_id in when.of
-            for occurred in memory.occurrences.get(rule_id, ())
-        )
-
     def release(self, node: str) -> None:
-        """Forget what is held against a node; what still holds is found again at the next reading.
-
-        GPUs that are missing then are not waited for any more: whoever released the node knows of them.
-        """
-        for gpu in self._memories(node):
-            gpu.open.clear()
-            gpu.holds_since.clear()
+        """Forget what is held against a node; what still holds is found again at the next reading."""
         memory = self._nodes.get(node)
-        if memory is not None and memory.last_time is not None:
-            heard = memory.last_time
-            memory.gpus = {one: gpu for one, gpu in memory.gpus.items() if not gpu.is_gpu or gpu.last_seen >= heard}
+        if memory is not None:
+            memory.release()
 
-    def forget(self, node: str) -> None:
-        """The node is no longer part of the cluster."""
-        self._nodes.pop(node, None)
+    def forget(self, nodes: Collection[str]) -> None:
+        """The nodes are no longer part of the cluster, or of what is watched here."""
+        for node in nodes:
+            self._nodes.pop(node, None)
+        self._conditions.forget(nodes)
+
+    def peer_summary(self, time: float) -> PeerSummary:
+        """What other replicas should know of the GPUs here."""
+        return PeerSummary(self._conditions.summaries(time), self._repeats.summaries(time))
+
+    def hear_peers(self, replica: str, summary: PeerSummary, time: float) -> None:
+        """What another replica knows of the GPUs there; they are peers of those here from now on."""
+        self._conditions.hear(replica, summary.groups, time)
+        self._repeats.hear(replica, summary.crowds, time)
 
     def forget_stale(self, time: float) -> None:
         """Drop what is kept of groups of peers that ended."""
@@ -355,11 +284,12 @@ class Engine:
 
     def _memories(self, node: str) -> Iterable[GpuMemory]:
         memory = self._nodes.get(node)
-        return [] if memory is None else [memory.gpus[index] for index in sorted(memory.gpus)]
+        return [] if memory is None else memory.in_order
 
     def snapshot(self, node: str) -> list[dict[str, Any]]:
         """What must survive a restart, beside the findings, as JSON."""
-        return [gpu.snapshot() for gpu in self._memories(node)]
+        memory = self._nodes.get(node)
+        return [] if memory is None else memory.snapshot()
 
     def restore(
         self, node: str, snapshot: Iterable[Mapping[str, Any]], findings: Iterable[Finding], heard: float | None
@@ -368,22 +298,4 @@ class Engine:
 
         `heard` counts as the last reading, so that a restart alone makes no node UNKNOWN; None: it was silent before.
         """
-        memory = self._nodes[node] = NodeMemory(node, heard)
-        for one in snapshot:
-            gpu = GpuMemory.restored(one)
-            gpu.last_seen = heard or 0.0
-            memory.gpus[gpu.index] = gpu
-        for finding in findings:
-            rule = self.rules.find(finding.rule)
-            if rule is None or finding.gpu not in memory.gpus:
-                continue
-            memory.gpus[finding.gpu].open[rule.id] = OpenFinding(
-                rule,
-                finding.rule_version,
-                finding.severity,
-                finding.action,
-                finding.message,
-                finding.first_time,
-                finding.last_time,
-                list(finding.evidence),
-            )
+        self._nodes[node] = NodeMemory.restored(node, snapshot, findings, heard, self.rules)

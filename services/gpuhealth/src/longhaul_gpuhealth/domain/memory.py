@@ -73,6 +73,20 @@ class OpenFinding:
     first_samples: list[Sample] = field(default_factory=list)
     last_samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=EVIDENCE_KEPT))
 
+    @classmethod
+    def reopened(cls, rule: Rule, finding: Finding) -> OpenFinding:
+        """A finding that was told before a restart."""
+        return cls(
+            rule,
+            finding.rule_version,
+            finding.severity,
+            finding.action,
+            finding.message,
+            finding.first_time,
+            finding.last_time,
+            list(finding.evidence),
+        )
+
     def add(self, samples: Sequence[Sample], time: float) -> None:
         """The rule holds at `time`, as `samples` show."""
         self.last_time = max(self.last_time, time)
@@ -153,6 +167,21 @@ class GpuMemory:
             if grown > 0:
                 yield XidReport(code, grown, XID_KERNEL, count, age_known=before is not None)
         self.kernel = dict(counts)
+
+    def advance_counters(self, windows: Mapping[str, float], signals: Mapping[str, float], time: float) -> None:
+        """Take the values of counters, whose growth is kept for as long as rules look back."""
+        for signal, window in windows.items():
+            value = signals.get(signal)
+            if value is None or value < 0:
+                continue
+            counter = self.counters.get(signal)
+            if counter is None:
+                self.counters[signal] = CounterMemory(value)
+                continue
+            if value != counter.last:
+                counter.advance(value, time)
+            if counter.growth:
+                counter.forget_before(time - window)
 
     def occurred(self, rule_id: str, time: float, times: int) -> None:
         """Note that a rule fired."""

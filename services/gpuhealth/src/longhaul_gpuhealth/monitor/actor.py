@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from longhaul_core.cluster import Node
@@ -84,11 +84,12 @@ class Actor:
         self.known[record.node] = stored
         self._released[record.node] = record.released_at
 
-    def drop(self, node: str) -> None:
-        """Another replica looks after the node from now on."""
-        self.engine.forget(node)
-        for kept in (self.known, self._released, self._settled, self._due, self._dirty, self._joined):
-            kept.pop(node, None)
+    def drop(self, nodes: Collection[str]) -> None:
+        """Another replica looks after the nodes from now on."""
+        self.engine.forget(nodes)
+        for node in nodes:
+            for kept in (self.known, self._released, self._settled, self._due, self._dirty, self._joined):
+                kept.pop(node, None)
 
     def touch(self, node: str) -> None:
         """Something about the node changed."""
@@ -301,7 +302,7 @@ class Actor:
 
     async def _forget(self, node: str) -> None:
         await self.records.forget(node, fence=self._fence(node))
-        self.drop(node)
+        self.drop({node})
 
     def _schedule(self, record: NodeRecord) -> None:
         """When to look again although nothing changes."""

@@ -18,6 +18,7 @@ from longhaul_core.rpc.watch import watch
 from longhaul_gpuhealth.adapters.batches import ChangeBatches
 from longhaul_gpuhealth.adapters.hooks import Hook
 from longhaul_gpuhealth.adapters.marks import Marker
+from longhaul_gpuhealth.adapters.peer_exchange import PeerExchange
 from longhaul_gpuhealth.adapters.prometheus import PrometheusSource
 from longhaul_gpuhealth.adapters.records import NO_PROJECT, NODE_KIND, NodeRecords, StoredNode, record_of
 from longhaul_gpuhealth.adapters.rules_source import RulesSource
@@ -34,6 +35,8 @@ from longhaul_gpuhealth.settings import GpuHealthSettings
 
 TICK_SECONDS = 0.5
 RETRY_SECONDS = 1.0
+PEERS_SECONDS = 5.0
+"""Between exchanges of peers; twice the interval of scrapes where that is less."""
 
 log = get_logger(__name__)
 
@@ -110,6 +113,7 @@ class Monitor:
                     loops.create_task(self._follow_records(parts.actor, newest), name="records")
                     loops.create_task(parts.actor.run(), name="actor")
                     loops.create_task(self._tick(parts), name="tick")
+                    loops.create_task(self._exchange_peers(parts), name="peers")
             finally:
                 self._parts = None
                 self.measures.shards.set(0)
@@ -212,8 +216,7 @@ class Monitor:
         if not gone:
             return
         log.info("shards given up", shards=sorted(gone))
-        for node in [one for one in parts.actor.known if shard_of(one, self.settings.shards) in gone]:
-            parts.actor.drop(node)
+        parts.actor.drop({one for one in parts.actor.known if shard_of(one, self.settings.shards) in gone})
         self._poll_own(parts, without=gone)
 
     def _poll_own(self, parts: _Parts, without: Iterable[int] = ()) -> None:
@@ -249,6 +252,24 @@ class Monitor:
             actor.tick()
             await self._measure(parts)
             await self.clock.sleep(TICK_SECONDS)
+
+    async def _exchange_peers(self, parts: _Parts) -> None:
+        """Where there are several replicas, compare GPUs with those that the others watch too."""
+        exchange = PeerExchange(self.db, self.clock, parts.leases.holder)
+        interval = min(PEERS_SECONDS, 2 * self.settings.scrape_interval_seconds)
+        alone = True
+        while True:
+            await self.clock.sleep(interval)
+            try:
+                if parts.leases.replicas > 1:
+                    now, alone = parts.time.now(), False
+                    for replica, summary in (await exchange.swap(parts.engine.peer_summary(now))).items():
+                        parts.engine.hear_peers(replica, summary, now)
+                elif not alone:
+                    await exchange.leave()
+                    alone = True
+            except LonghaulError as error:
+                log.warning("peers not exchanged", reason=error.reason, error=str(error))
 
     async def _measure(self, parts: _Parts) -> None:
         now = parts.time.now()

@@ -118,6 +118,7 @@ def _ranks(run: Run, agents: Mapping[str, AgentView], now: float) -> list[pb.Ran
             step=worker.step,
             phase=worker.phase,
             heartbeat_time=timestamp(now - agent.silent_seconds),
+            own_step_seconds=worker.own_seconds,
         )
         for agent in agents.values()
         for worker in agent.workers

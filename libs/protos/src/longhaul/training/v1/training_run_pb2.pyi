@@ -272,6 +272,7 @@ class RankStatus(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
+    OWN_STEP_SECONDS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     pod: _builtins.str
     node: _builtins.str
@@ -280,6 +281,10 @@ class RankStatus(_message.Message):
     step: _builtins.int
     phase: _builtins.str
     """"starting", "restoring", "stepping", "checkpointing", "validating", "finishing"."""
+    own_step_seconds: _builtins.float
+    """Median over the newest steps of the time that the rank spent on its own work (data and forward pass) and not on waiting
+    for the others, in seconds; 0: not known. All ranks make a step in the same time: this one tells which of them is slow.
+    """
     @_builtins.property
     def heartbeat_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -293,10 +298,11 @@ class RankStatus(_message.Message):
         step: _builtins.int = ...,
         phase: _builtins.str = ...,
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
+        own_step_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_index", b"gpu_index", "heartbeat_time", b"heartbeat_time", "node", b"node", "phase", b"phase", "pod", b"pod", "process_id", b"process_id", "rank", b"rank", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_index", b"gpu_index", "heartbeat_time", b"heartbeat_time", "node", b"node", "own_step_seconds", b"own_step_seconds", "phase", b"phase", "pod", b"pod", "process_id", b"process_id", "rank", b"rank", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,8 +34,8 @@ _COMPARED = {
 def ranks(context: typer.Context, run: RunArgument, json: JsonOption = False) -> None:
     """Compare the ranks of a run with one another: who is out of line holds all others up.
 
-    OWN TIME is what a rank itself spends on a step, in milliseconds, while the others wait for it; clock, power, use and
-    heat are those of its GPU. Figures are followed by their distance from the run's median in robust deviations, where
+    OWN TIME is what a rank itself spends on a step, in milliseconds, while the others wait for it; clock, power, use
+    and heat are those of its GPU. Figures are followed by their distance from the run's median in robust deviations, where
     that is more than three.
 
     Example: longhaul nodes ranks my-run

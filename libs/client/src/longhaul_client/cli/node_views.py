@@ -35,8 +35,8 @@ def ranks(context: typer.Context, run: RunArgument, json: JsonOption = False) ->
     """Compare the ranks of a run with one another: who is out of line holds all others up.
 
     OWN TIME is what a rank itself spends on a step, in milliseconds, while the others wait for it; clock, power, use
-    and heat are those of its GPU. Figures are followed by their distance from the run's median in robust deviations, where
-    that is more than three.
+    and heat are those of its GPU. Figures are followed by their distance from the run's median in robust deviations,
+    where that is more than three.
 
     Example: longhaul nodes ranks my-run
     """

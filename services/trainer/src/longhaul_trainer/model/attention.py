@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from longhaul_trainer.model.flex import attend
 from longhaul_trainer.model.frame import Frame
+from longhaul_trainer.model.linear import Linear
 from longhaul_trainer.model.norm import make_norm
 from longhaul_trainer.model.rope import rotate
 from longhaul_trainer.model.shape import DecoderShape
@@ -20,10 +21,10 @@ class Attention(nn.Module):
         self.head_size, self.window = shape.head_size, shape.window(layer)
         self.rotates, self.grouped, self.dropout = shape.rotates(layer), shape.heads != shape.kv_heads, shape.dropout
         width, kv_width = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-        self.q_proj = nn.Linear(shape.hidden_size, width, bias=shape.attention_bias)
-        self.k_proj = nn.Linear(shape.hidden_size, kv_width, bias=shape.attention_bias)
-        self.v_proj = nn.Linear(shape.hidden_size, kv_width, bias=shape.attention_bias)
-        self.o_proj = nn.Linear(width, shape.hidden_size, bias=shape.attention_bias)
+        self.q_proj = Linear(shape.hidden_size, width, bias=shape.attention_bias)
+        self.k_proj = Linear(shape.hidden_size, kv_width, bias=shape.attention_bias)
+        self.v_proj = Linear(shape.hidden_size, kv_width, bias=shape.attention_bias)
+        self.o_proj = Linear(width, shape.hidden_size, bias=shape.attention_bias)
         self.q_norm = make_norm(shape, shape.head_size) if shape.qk_norm else None
         self.k_norm = make_norm(shape, shape.head_size) if shape.qk_norm else None
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from longhaul_trainer.model.attention import Attention
 from longhaul_trainer.model.feed_forward import FeedForward
 from longhaul_trainer.model.frame import Frame, make_frame
+from longhaul_trainer.model.linear import Linear, linear
 from longhaul_trainer.model.mamba import Mamba
 from longhaul_trainer.model.moe import MixtureOfExperts, Router
 from longhaul_trainer.model.norm import make_norm
@@ -88,7 +89,7 @@ class Decoder(nn.Module):
         if last:
             self.norm = make_norm(shape, hidden)
             if not shape.tied_embeddings:
-                self.lm_head = nn.Linear(hidden, shape.vocabulary_size, bias=False)
+                self.lm_head = Linear(hidden, shape.vocabulary_size, bias=False)
 
     def forward(self, inputs: Tensor, positions: Tensor) -> Tensor:
         """Next-token logits, or the residual stream for the next pipeline stage.
@@ -104,6 +105,7 @@ class Decoder(nn.Module):
         columns = None if context is None else context.columns(positions.shape[1], device)
         gather = None if context is None else context.gather
         frame = make_frame(self.shape, self.rotary, positions, columns, gather, flex=self.flex)
+        frame.prepare({self.shape.window(int(n)) for n, block in self.layers.items() if block.attends})
         hidden = self._embed(inputs, positions, columns) if self.first else inputs
         for block in self.layers.values():
             hidden = block(hidden, frame)
@@ -135,7 +137,7 @@ class Decoder(nn.Module):
         elif isinstance(self.embed_tokens.weight, DTensor):
             logits = _project_split(hidden, self.embed_tokens.weight)
         else:
-            logits = functional.linear(hidden, self.embed_tokens.weight)
+            logits = linear(hidden, self.embed_tokens.weight)
         cap = self.shape.logit_softcap
         return cap * torch.tanh(logits / cap) if cap else logits
 

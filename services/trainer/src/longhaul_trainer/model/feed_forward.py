@@ -8,6 +8,7 @@ from longhaul_core.recipe import Activation
 from torch import Tensor, nn
 from torch.nn import functional
 
+from longhaul_trainer.model.linear import Linear
 from longhaul_trainer.model.shape import DecoderShape
 
 
@@ -37,9 +38,9 @@ class FeedForward(nn.Module):
         super().__init__()
         size = size or shape.ffn_size
         self.activate = ACTIVATIONS[shape.activation]
-        self.gate_proj = nn.Linear(shape.hidden_size, size, bias=shape.ffn_bias) if shape.activation.gated else None
-        self.up_proj = nn.Linear(shape.hidden_size, size, bias=shape.ffn_bias)
-        self.down_proj = nn.Linear(size, shape.hidden_size, bias=shape.ffn_bias)
+        self.gate_proj = Linear(shape.hidden_size, size, bias=shape.ffn_bias) if shape.activation.gated else None
+        self.up_proj = Linear(shape.hidden_size, size, bias=shape.ffn_bias)
+        self.down_proj = Linear(size, shape.hidden_size, bias=shape.ffn_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Transforms each token by itself. hidden: [B, T, C]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +34,14 @@ class Frame:
     flex: bool = False
     _masks: dict[int, Tensor | None] = field(default_factory=dict)
     _blocks: dict[int, BlockMask] = field(default_factory=dict)
+
+    def prepare(self, windows: Iterable[int]) -> None:
+        """Makes the masks of these windows now: made inside of a compiled block they would cut it in two."""
+        for window in windows:
+            if self.flex:
+                self.blocks(window)
+            else:
+                self.mask(window)
 
     def blocks(self, window: int) -> BlockMask:
         """Mask of layers with this window, for FlexAttention."""
@@ -67,6 +75,6 @@ def make_frame(
     *,
     flex: bool = False,
 ) -> Frame:
-    """The frame of a forward pass; masks are made when a layer first asks."""
+    """The frame of a forward pass."""
     mine = positions if columns is None else positions[:, columns]
     return Frame(shape, None if rotary is None else rotary(mine), positions, columns, gather, flex)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from longhaul_trainer.model.frame import Frame
+from longhaul_trainer.model.linear import Linear
 from longhaul_trainer.model.mask import documents_of
 from longhaul_trainer.model.shape import DecoderShape
 
@@ -39,13 +40,13 @@ class Mamba(nn.Module):
         self.config, self.size = shape.hybrid, shape.mamba_size
         state = self.config.groups * self.config.state_size
         self.split = [self.size, self.size + 2 * state, self.config.heads]
-        self.in_proj = nn.Linear(shape.hidden_size, sum(self.split), bias=False)
+        self.in_proj = Linear(shape.hidden_size, sum(self.split), bias=False)
         self.conv1d = nn.Conv1d(self.split[1], self.split[1], self.config.convolution, groups=self.split[1])
         self.dt_bias = nn.Parameter(torch.ones(self.config.heads))
         self.A_log = nn.Parameter(torch.zeros(self.config.heads))
         self.D = nn.Parameter(torch.ones(self.config.heads))
         self.norm = GatedNorm(self.size, self.config.groups, shape.norm_epsilon)
-        self.out_proj = nn.Linear(self.size, shape.hidden_size, bias=False)
+        self.out_proj = Linear(self.size, shape.hidden_size, bias=False)
 
     def forward(self, hidden: Tensor, frame: Frame) -> Tensor:
         """Mixes along the row. hidden: [B, T, C]."""

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from longhaul_trainer.model.feed_forward import ACTIVATIONS, FeedForward
+from longhaul_trainer.model.linear import linear
 from longhaul_trainer.model.shape import DecoderShape
 
 Compute = Callable[[Tensor, Tensor], Tensor]
@@ -103,10 +104,10 @@ class Experts(nn.Module):
         gate = _local(self.gate_proj) if self.gated else None
         outputs = []
         for expert, part in enumerate(torch.split(rows, counts.tolist())):
-            inner = functional.linear(part, up[expert])
-            gated = inner if gate is None else functional.linear(part, gate[expert])
+            inner = linear(part, up[expert])
+            gated = inner if gate is None else linear(part, gate[expert])
             inner = self.activate(gated) if gate is None else self.activate(gated) * inner
-            outputs.append(functional.linear(inner, down[expert]))
+            outputs.append(linear(inner, down[expert]))
         return torch.cat(outputs)
 
 

@@ -11,10 +11,12 @@ from longhaul_core.recipe import Recomputation
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from longhaul_trainer.model import Decoder
+from longhaul_trainer.model.linear import MULTIPLY
 
 _KEPT = {
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
+    MULTIPLY,
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,

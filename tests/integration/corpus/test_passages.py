@@ -4,83 +4,27 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from datatrove.utils.dataset import DatatroveFileDataset
 from longhaul_core.errors import FailedPrecondition
-from longhaul_core.objects import FilesystemStore
-from longhaul_corpus.adapters.steps.run import STEPS
-from longhaul_corpus.adapters.workspace import BuildContext, Workspace
-from longhaul_corpus.domain.phases import PHASES, Phase, phase_items, signature_items
+from longhaul_corpus.domain.phases import Phase
 from longhaul_corpus.domain.spec import (
-    BuildSpec,
     Decontamination,
     Deduplication,
-    Holdout,
     SamplingRule,
-    TokenizerTraining,
 )
 from longhaul_corpus.export import main as export_main
-from tokenizers import Tokenizer
 
+from tests.integration.corpus.steps import accounting, build, decoded
 from tests.unit.corpus.texts import library_texts
 
 FOOTER = "This page was printed by the machine in the cellar of the library, and nobody may read it twice in a day."
 STORY = " ".join(
     f"On day {n} the ferry crossed the sound with {n * 7} sheep and came back with salt." for n in range(9)
 )
-
-
-def build(folder: Path, rows: Sequence[dict[str, Any]], **spec: Any) -> dict[Phase, list[dict[str, Any]]]:
-    """Write the rows as two dataset shards and run all phases over them; returns the results of each."""
-    store = FilesystemStore.open(folder)
-    keys = []
-    for number in range(2):
-        ours = enumerate(rows[number::2])
-        blank = {"source": "web", "url": None, "scores": None}
-        table = pa.Table.from_pylist(
-            [{"id": f"{2 * n + number:032x}", **blank, **row} for n, row in ours],
-            schema=pa.schema([(name, pa.string()) for name in ("id", "source", "url", "text", "scores")]),
-        )
-        keys.append(f"data/{number}.parquet")
-        (folder / "data").mkdir(exist_ok=True)
-        pq.write_table(table, folder / keys[-1], row_group_size=7)
-    asked = BuildSpec(
-        datasets=("d",), training=TokenizerTraining(vocabulary_size=400), holdout=Holdout(fraction=0.05), **spec
-    )
-    name = "projects/p/tokenSets/s"
-    context = BuildContext(f"file://{folder}", "set", "tok", name, "u", datetime(2026, 1, 1, tzinfo=UTC), "t", asked)
-    workspace = Workspace(context)
-    results: dict[Phase, list[dict[str, Any]]] = {}
-    for phase in PHASES:
-        items = [{}] if phase is Phase.PREPARE else phase_items(phase, asked, results)
-        items = signature_items(keys) if phase is Phase.SIGNATURES else items
-        results[phase] = [STEPS[phase](workspace, item) for item in items]
-    assert list(store.list("set/manifest.json"))
-    return results
-
-
-def accounting(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(folder / "set/accounting.parquet").to_pylist()
-    return found
-
-
-def decoded(folder: Path, split: str = "train") -> list[str]:
-    """Texts of a split of the token set, as they come out of the tokens."""
-    tokenizer = Tokenizer.from_file(str(folder / "tok/tokenizer.json"))
-    texts = []
-    for path in sorted((folder / "set" / split).rglob("*.ds")):
-        ends = np.fromfile(f"{path}.index", dtype="<u8")
-        for ids in np.split(np.fromfile(path, dtype="<u2"), ends[:-1].astype(np.int64)):
-            texts.append(tokenizer.decode(ids[:-1].tolist()))
-    return texts
 
 
 def test_repeated_paragraphs_and_runs_of_words_are_cut_and_the_first_stays(tmp_path: Path) -> None:
@@ -108,6 +52,19 @@ def test_held_out_documents_keep_what_training_documents_lose(tmp_path: Path) ->
 
     assert sum(FOOTER in text for text in decoded(tmp_path, "valid")) == 1
     assert not any(FOOTER in text for text in decoded(tmp_path))
+
+
+def test_repeated_runs_of_sentences_are_cut_and_the_first_stays(tmp_path: Path) -> None:
+    texts = library_texts()[:30]
+    terms = "You may copy this page. You may not sell it! Who asks for more? Nobody does."
+    rows = [{"text": f"{text}\n{terms} Told by teller{n}. You may copy this page."} for n, text in enumerate(texts)]
+    build(tmp_path, rows, deduplication=Deduplication(substring_sentences=3, minhash=False))
+    everything = "\n".join([*decoded(tmp_path), *decoded(tmp_path, "valid")])
+
+    assert everything.count("You may not sell it!") == 1
+    assert everything.count("Who asks for more?") == 1
+    assert everything.count("You may copy this page.") == len(rows) + 1  # alone it is no run of three
+    assert all(f"Told by teller{n}." in everything for n in range(len(rows)))
 
 
 def test_sampling_takes_documents_as_often_as_their_score_says(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from longhaul_core.engine import LocalEngine, open_engine
 from longhaul_core.errors import InvalidArgument
-from longhaul_core.settings import ServiceSettings
+from longhaul_core.settings import EngineServiceSettings
 
 
 @pytest.mark.parametrize(("workers", "capacity"), [(3, 3), (0, len(os.sched_getaffinity(0)))])
 def test_open_engine_gives_as_many_local_workers_as_set(tmp_path: Path, workers: int, capacity: int) -> None:
-    engine = open_engine(ServiceSettings(data_dir=tmp_path, workers=workers))
+    engine = open_engine(EngineServiceSettings(data_dir=tmp_path, workers=workers))
     assert isinstance(engine, LocalEngine)
     assert engine.capacity == capacity
 
@@ -22,5 +22,5 @@ async def test_a_function_of_the_main_program_is_no_task(tmp_path: Path) -> None
 
     task.__module__, task.__qualname__ = "__main__", "task"
     with pytest.raises(InvalidArgument, match="__main__:task") as caught:
-        await open_engine(ServiceSettings(data_dir=tmp_path)).submit(task, {})
+        await open_engine(EngineServiceSettings(data_dir=tmp_path)).submit(task, {})
     assert caught.value.reason == "TASK_NOT_IMPORTABLE"

@@ -64,6 +64,7 @@ def corpus_build_spec(recipe: Recipe, *, dataset: str, tokenizer: str) -> corpus
             keep=corpus_build_pb2.KeepRule.Value(f"KEEP_RULE_{corpus.deduplication.keep.name}"),
             keep_score=corpus.deduplication.keep_score,
             paragraph_characters=corpus.deduplication.paragraph_characters,
+            substring_sentences=corpus.deduplication.substring_sentences,
             substring_words=corpus.deduplication.substring_words,
         ),
         holdout=corpus_build_pb2.Holdout(**corpus.holdout.model_dump()),
@@ -85,6 +86,7 @@ def corpus_build_spec(recipe: Recipe, *, dataset: str, tokenizer: str) -> corpus
         shard_tokens=corpus.shard_tokens,
         sampling=[corpus_build_pb2.SamplingRule(**rule.model_dump()) for rule in corpus.sampling],
         maximum_repeats=corpus.maximum_repeats,
+        maximum_lost_shards=corpus.maximum_lost_shards,
     )
 
 

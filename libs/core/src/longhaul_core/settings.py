@@ -124,6 +124,14 @@ class ServiceSettings(BaseSettings):
         return self.workers or len(os.sched_getaffinity(0))
 
 
+class EngineServiceSettings(ServiceSettings):
+    """What a service is told that works on shards in an engine."""
+
+    worker_memory_bytes: int = Field(
+        0, ge=0, description="a worker that holds more is ended and its shard counts as failed; 0: no limit"
+    )
+
+
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     """Fill the settings of a service from the environment.
 

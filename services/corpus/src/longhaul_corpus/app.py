@@ -1,7 +1,7 @@
 """Composition root of the corpus service."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from longhaul.corpus.v1 import (
@@ -15,6 +15,7 @@ from longhaul.corpus.v1 import (
 from longhaul_core.db import Claim, ResourceRow
 from longhaul_core.engine import open_engine
 from longhaul_core.engine.protocol import Task
+from longhaul_core.failpoints import Failpoints
 from longhaul_core.ids import new_uid
 from longhaul_core.metrics import Metrics
 from longhaul_core.rpc.client import connect
@@ -22,6 +23,7 @@ from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
 from prometheus_client import Gauge
 
 from longhaul_corpus.adapters.builds import BuildMetrics, Builds
+from longhaul_corpus.adapters.failpoints import Point
 from longhaul_corpus.adapters.inputs import Inputs
 from longhaul_corpus.adapters.reconciler import Reconciler
 from longhaul_corpus.adapters.records import BUILD, TOKENIZER, context_of
@@ -33,13 +35,15 @@ from longhaul_corpus.adapters.upstream import Datasets
 from longhaul_corpus.adapters.workspace import dump_context
 from longhaul_corpus.domain.phases import PHASES
 from longhaul_corpus.servicer import CorpusBuildServicer, TokenizerServicer, TokenSetServicer
+from longhaul_corpus.settings import CorpusSettings
 
 _STEP_BUCKETS_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
 async def build(context: ServiceContext) -> ServiceDefinition:
     """Wire the service together."""
-    settings, db = context.settings, context.db
+    settings, db = cast(CorpusSettings, context.settings), context.db
+    failpoints = Failpoints.parse(settings.failpoints, Point)
     store_url = settings.resolved_object_store_url
     engine = open_engine(settings, preload=(run_step.__module__,))
     token = settings.api_token.get_secret_value() or None
@@ -55,8 +59,17 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         return assign_tokenizer(row, claim, store_url)
 
     owner = f"{context.address}/{new_uid()}"
-    runner = Runner(db, engine, {BUILD: assign_build, TOKENIZER: assign}, owner, _runner_metrics(context.metrics))
-    builds = Builds(db, context.clock, inputs, runner, context.objects.delete_prefix, _build_metrics(context.metrics))
+    runner = Runner(
+        db,
+        engine,
+        {BUILD: assign_build, TOKENIZER: assign},
+        owner,
+        _runner_metrics(context.metrics),
+        settings.shard_attempts,
+        failpoints,
+    )
+    discard, metrics = context.objects.delete_prefix, _build_metrics(context.metrics)
+    builds = Builds(db, context.clock, inputs, runner, discard, metrics, failpoints)
     tokenizers = Tokenizers(db, context.clock, inputs)
     reconciler = Reconciler(db, runner, datasets, {BUILD: builds, TOKENIZER: tokenizers}, _jobs_gauge(context.metrics))
 

@@ -2,10 +2,14 @@
 
 from typing import ClassVar
 
-from longhaul_core.settings import ServiceSettings
+from longhaul_core.settings import EngineServiceSettings
+from pydantic import Field
 
 
-class CorpusSettings(ServiceSettings):
+class CorpusSettings(EngineServiceSettings):
     """What the corpus service is told at start."""
 
     service: ClassVar[str] = "corpus"
+
+    shard_attempts: int = Field(3, ge=1, description="a shard that kills its worker so often is set aside")
+    failpoints: str = Field("", description="points at which the process kills itself, for tests of recovery")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from longhaul_core.settings import ServiceSettings
+from longhaul_core.settings import EngineServiceSettings
 from pydantic import Field
 
 
-class IngestSettings(ServiceSettings):
+class IngestSettings(EngineServiceSettings):
     """What the ingest service is told at start."""
 
     service: ClassVar[str] = "ingest"

@@ -7,7 +7,7 @@ that was paused past its lease changes nothing. Each result therefore counts onc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,7 +24,10 @@ QUEUED, CLAIMED, DONE, FAILED = "queued", "claimed", "done", "failed"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An item in the hands of one owner until `expires_at`; `attempts` counts this one."""
+    """An item in the hands of one owner until `expires_at`; `attempts` counts this one.
+
+    `error` is what `fail` recorded last, empty where the item has not failed yet.
+    """
 
     item_id: int
     job: str
@@ -35,6 +38,7 @@ class Claim:
     term: int
     attempts: int
     expires_at: datetime
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,7 @@ def claim(
         term=found.term + 1,
         attempts=found.attempts + 1,
         expires_at=moment + timedelta(seconds=lease_seconds),
+        error=found.error,
     )
     session.execute(
         update(work_items)
@@ -142,17 +147,7 @@ def renew(session: Session, claim: Claim, lease_seconds: float, now: datetime | 
     """
     expires_at = (now or database_now(session)) + timedelta(seconds=lease_seconds)
     _settle(session, claim, available_at=expires_at)
-    return Claim(
-        claim.item_id,
-        claim.job,
-        claim.phase,
-        claim.index,
-        claim.payload,
-        claim.owner,
-        claim.term,
-        claim.attempts,
-        expires_at,
-    )
+    return replace(claim, expires_at=expires_at)
 
 
 def complete(session: Session, claim: Claim, result: Mapping[str, Any]) -> None:
@@ -190,6 +185,13 @@ def release(session: Session, claim: Claim, now: datetime | None = None) -> None
     """
     moment = now or database_now(session)
     _settle(session, claim, state=QUEUED, owner="", attempts=claim.attempts - 1, available_at=moment)
+
+
+def requeue(session: Session, job: str, phase: str, index: int, payload: Mapping[str, Any]) -> None:
+    """Queue an item again that was given up, with another payload and no failure on record."""
+    given_up = (_phase(job, phase), work_items.c.position == index, work_items.c.state == FAILED)
+    fresh = {"state": QUEUED, "payload": dict(payload), "attempts": 0, "error": ""}
+    session.execute(update(work_items).where(*given_up).values(**fresh, available_at=database_now(session)))
 
 
 def discard(session: Session, job: str, phase: str | None = None) -> int:

@@ -77,6 +77,10 @@ class WorkerMemoryExceeded(ResourceExhausted):
         )
 
 
+WORKER_ENDED = frozenset({WorkerDied.default_reason, WorkerMemoryExceeded.default_reason})
+"""Reasons of failures in which the work took its worker down."""
+
+
 class TaskNotStarted(Exception):  # noqa: N818  an outcome, caught by the engine alone
     """The worker was dead before it had the task: the task may safely go to another worker."""
 

@@ -29,6 +29,9 @@ class DeduplicationConfig(Section):
     paragraph_characters: NonNegativeInt = Field(
         0, description="paragraphs so long that stood in an earlier document are cut out; 0: off"
     )
+    substring_sentences: NonNegativeInt = Field(
+        0, description="runs of so many sentences that stood before anywhere are cut out; 0: off, 3 is usual"
+    )
     substring_words: NonNegativeInt = Field(
         0, description="passages of so many words that stood before anywhere are cut out; 0: off, 50 is usual"
     )
@@ -113,5 +116,6 @@ class CorpusConfig(Section):
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="weights; empty: by size")
     sampling: list[SamplingRule] = Field(default_factory=list)
     maximum_repeats: PositiveFloat = Field(16.0, description="a document taken more often fails the build")
+    maximum_lost_shards: NonNegativeInt = Field(0, description="dataset files set aside before the build fails")
     shuffle_seed: NonNegativeInt = 0
     shard_tokens: PositiveInt = 100_000_000

@@ -13,11 +13,14 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, events, queue, resources
+from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from prometheus_client import Counter
 from sqlalchemy.orm import Session
 
+from longhaul_corpus.adapters.failpoints import Point
 from longhaul_corpus.adapters.inputs import Found, Inputs
+from longhaul_corpus.adapters.lost_shards import begin_without, leave_out, lost_shards, poison_reason, poisoned
 from longhaul_corpus.adapters.products import record_token_set, record_tokenizer
 from longhaul_corpus.adapters.records import (
     BUILD,
@@ -68,6 +71,7 @@ class Builds:
         runner: Runner,
         discard: Callable[[str], int],
         metrics: BuildMetrics,
+        failpoints: Failpoints,
     ) -> None:
         self._db = db
         self._clock = clock
@@ -75,6 +79,7 @@ class Builds:
         self._runner = runner
         self._discard_objects = discard
         self._metrics = metrics
+        self._failpoints = failpoints
 
     async def step(self, row: ResourceRow) -> bool:
         """Move one build as far as it goes now; tells whether it changed its state or phase."""
@@ -120,7 +125,7 @@ class Builds:
         return await self._change(row, lambda session, current, now: self._start(session, current, now, found, keys))
 
     def _start(self, session: Session, row: ResourceRow, now: datetime, found: Found, keys: list[str]) -> None:
-        items = signature_items(keys)
+        items = signature_items(keys, {shard["key"]: shard["message"] for shard in row.status.get("lost", ())})
         queue.enqueue(session, str(Job.of(row)), Phase.SIGNATURES, items)
         status = {**row.status, "inputs": dump_inputs(found.datasets), "reason": None}
         if found.tokenizer is not None:
@@ -145,18 +150,35 @@ class Builds:
         job, phase = str(Job.of(row)), Phase(row.status["phase"])
         counts = await self._db.read(lambda session: queue.counts(session, job, phase))
         if counts.failed:
-            failures = await self._db.read(lambda session: queue.failures(session, job, phase))
-            return await self._end(row, JobState.FAILED, json.loads(failures[0].error), "STEP_FAILED")
+            return await self._give_up(row, job, phase)
         if not counts.finished:
             await self._note_progress(row, phase, PhaseProgress(counts.done, counts.total))
             return False
         try:
             finished = await self._change(row, _finish_phase)
+            self._failpoints.reach(Point.PHASE_FINISHED)
             if finished and phase is Phase.COMMIT:
                 self._count(row)
             return finished
         except PERMANENT as error:
             return await self._end(row, JobState.FAILED, reason_of(error), "STEP_FAILED")
+
+    async def _give_up(self, row: ResourceRow, job: str, phase: Phase) -> bool:
+        """Go on without the files that take down each worker, where the build may; else end it."""
+        failures = await self._db.read(lambda session: queue.failures(session, job, phase))
+        if not poisoned(phase, failures):
+            return await self._end(row, JobState.FAILED, json.loads(failures[0].error), "STEP_FAILED")
+        signed = await self._db.read(lambda session: queue.results(session, job, Phase.SIGNATURES))
+        lost = [*row.status.get("lost", ()), *lost_shards(phase, failures, signed)]
+        if len(lost) > load_spec(row.spec).maximum_lost_shards:
+            return await self._end(row, JobState.FAILED, poison_reason(lost), "STEP_FAILED")
+        log.warning("shards set aside", build=row.id, project=row.project, shards=[shard["key"] for shard in lost])
+        if phase is Phase.SIGNATURES:
+            return await self._change(row, lambda session, now_row, now: leave_out(session, now_row, now, lost))
+        if not await self._change(row, lambda session, now_row, now: begin_without(session, now_row, now, lost)):
+            return False
+        await self._remove_objects(row)
+        return True
 
     def _count(self, row: ResourceRow) -> None:
         counts = row.status["counts"]
@@ -194,9 +216,13 @@ class Builds:
         if not await self._change(row, end):
             return False
         log.info("corpus build ended", build=row.id, project=row.project, state=state, reason=why["code"])
+        await self._remove_objects(row)
+        return True
+
+    async def _remove_objects(self, row: ResourceRow) -> None:
+        """Remove what an attempt at a build wrote."""
         for collection in ("tokensets", "tokenizers"):
             await asyncio.to_thread(self._discard_objects, f"{object_prefix(row, collection)}/")
-        return True
 
     async def _change(self, row: ResourceRow, change: Callable[[Session, ResourceRow, datetime], None]) -> bool:
         """Apply a change unless the build changed since it was read; tells whether it was applied."""
@@ -251,7 +277,8 @@ def _note_counts(status: Status, phase: Phase, results: dict[str, list[dict[str,
         found = results[phase][0]
         counts = {name: found[name] for name in ("train", "valid", "duplicate", "contaminated")}
         documents = results[Phase.DEDUPLICATE][0]["documents"]
-        status["counts"] = {**status.get("counts", {}), **counts, "documents": documents}
+        failed = results[Phase.DEDUPLICATE][0]["failed"]
+        status["counts"] = {**status.get("counts", {}), **counts, "documents": documents, "failed": failed}
     if phase is Phase.LAYOUT:
         tokens = results[phase][0]["tokens"]
         totals = {f"{split}_tokens": sum(tokens[split].values()) for split in ("train", "valid")}

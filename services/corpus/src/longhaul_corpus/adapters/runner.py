@@ -11,9 +11,11 @@ from longhaul_core.db import Claim, Database, ResourceRow, queue, resources
 from longhaul_core.engine import Engine, RemoteTaskError
 from longhaul_core.engine.protocol import Task
 from longhaul_core.errors import Aborted, Cancelled, LonghaulError
+from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from prometheus_client import Counter, Histogram
 
+from longhaul_corpus.adapters.failpoints import Point
 from longhaul_corpus.adapters.records import Job, reason_of
 from longhaul_corpus.domain.jobs import worth_retrying
 
@@ -53,12 +55,16 @@ class Runner:
         assignments: Mapping[str, Assignments],
         owner: str,
         metrics: RunnerMetrics,
+        shard_attempts: int,
+        failpoints: Failpoints,
     ) -> None:
         self._db = db
         self._engine = engine
         self._assignments = assignments
         self._owner = owner
         self._metrics = metrics
+        self._shard_attempts = shard_attempts
+        self._failpoints = failpoints
         self._wake = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
         self._fractions: dict[tuple[str, str], dict[int, float]] = {}
@@ -146,7 +152,9 @@ class Runner:
         except LonghaulError as error:
             await self._fail(claim, error)
             return
+        self._failpoints.reach(Point.ITEM_WORKED)
         await self._db.run(lambda session: queue.complete(session, claim, result))
+        self._failpoints.reach(Point.ITEM_RECORDED)
         self._metrics.items.labels(phase=claim.phase, outcome="done").inc()
         if "text_bytes" in result:
             self._metrics.text_bytes.labels(phase=claim.phase).inc(result["text_bytes"])
@@ -182,19 +190,20 @@ class Runner:
         if isinstance(cause, Cancelled):  # the engine was closed: this replica is ending
             await self._db.run(lambda session: queue.release(session, claim))
             return
-        retry = worth_retrying(cause.code, claim.attempts)
+        failures = 1 + (json.loads(claim.error)["failures"] if claim.error else 0)
+        retry = worth_retrying(cause.code, cause.reason, failures, self._shard_attempts)
         log.warning(
             "item failed",
             job=claim.job,
             phase=claim.phase,
             index=claim.index,
-            attempt=claim.attempts,
+            failures=failures,
             retry=retry,
             reason=cause.reason,
             error=cause.message,
             traceback=error.traceback_text if isinstance(error, RemoteTaskError) else "",
         )
-        text = json.dumps(reason_of(cause))
+        text = json.dumps({**reason_of(cause), "failures": failures})
         await self._db.run(
             lambda session: queue.fail(session, claim, text, retry=retry, delay_seconds=_RETRY_DELAY_SECONDS)
         )

@@ -56,6 +56,8 @@ def build_to_proto(row: ResourceRow) -> corpus_build_pb2.CorpusBuild:
             documents_valid=counts.get("valid", 0),
             documents_duplicate=counts.get("duplicate", 0),
             documents_contaminated=counts.get("contaminated", 0),
+            documents_failed=counts.get("failed", 0),
+            lost_shards=[shard["message"] for shard in status.get("lost", ())],
             tokens_train=counts.get("train_tokens", 0),
             tokens_valid=counts.get("valid_tokens", 0),
             token_set=str(ResourceName(row.project, Collection.TOKEN_SETS, row.id)),

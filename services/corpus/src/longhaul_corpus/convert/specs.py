@@ -72,6 +72,7 @@ def build_spec(spec: corpus_build_pb2.CorpusBuildSpec) -> BuildSpec:
         shard_tokens=spec.shard_tokens or SHARD_TOKENS,
         sampling=tuple(map(_sampling_rule, spec.sampling)),
         maximum_repeats=spec.maximum_repeats or MAXIMUM_REPEATS,
+        maximum_lost_shards=spec.maximum_lost_shards,
     )
 
 
@@ -106,6 +107,7 @@ def build_spec_to_proto(spec: BuildSpec) -> corpus_build_pb2.CorpusBuildSpec:
             keep=_KEEP_RULES[rules.keep],
             keep_score=rules.keep_score,
             paragraph_characters=rules.paragraph_characters,
+            substring_sentences=rules.substring_sentences,
             substring_words=rules.substring_words,
         ),
         holdout=corpus_build_pb2.Holdout(
@@ -137,6 +139,7 @@ def build_spec_to_proto(spec: BuildSpec) -> corpus_build_pb2.CorpusBuildSpec:
             for rule in spec.sampling
         ],
         maximum_repeats=spec.maximum_repeats,
+        maximum_lost_shards=spec.maximum_lost_shards,
     )
 
 
@@ -164,6 +167,7 @@ def _deduplication(message: corpus_build_pb2.Deduplication) -> Deduplication:
         keep=_KEEP_NAMES.get(message.keep, "longest"),
         keep_score=message.keep_score,
         paragraph_characters=message.paragraph_characters,
+        substring_sentences=message.substring_sentences,
         substring_words=message.substring_words,
     )
 

@@ -12,6 +12,11 @@ LEAST_CHARACTERS = 200
 _SENTENCE_END = regex.compile(r"(?<=[.!?](?=\s))|(?<=[。！？\n])")
 
 
+def split_sentences(text: str) -> list[str]:
+    """Sentences and lines, which joined give the text: each ends after its full stop or line feed."""
+    return [sentence for sentence in _SENTENCE_END.split(text) if sentence]
+
+
 def cut_sentences(text: str, spans: Sequence[tuple[int, int]]) -> str | None:
     """Return the text without the sentences and lines that hold any of the word spans; None if too little is left.
 
@@ -19,7 +24,7 @@ def cut_sentences(text: str, spans: Sequence[tuple[int, int]]) -> str | None:
         text: the document.
         spans: first word and number of words of each span, in simplified words of the whole text.
     """
-    sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence]
+    sentences = split_sentences(text)
     ends = np.cumsum([len(word_spans(simplified_bytes(sentence))[0]) for sentence in sentences])
     keep = np.ones(len(sentences), dtype=np.bool_)
     for start, count in spans:

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from longhaul_core.engine import WORKER_ENDED
 from longhaul_core.errors import ErrorCode
 
 from longhaul_corpus.domain.phases import PHASES, SHARE, Phase
-
-MAXIMUM_ATTEMPTS = 3
-"""A shard that takes its worker down this often fails the job."""
 
 
 class JobState(StrEnum):
@@ -32,12 +30,12 @@ REPEATABLE = frozenset({JobState.FAILED, JobState.CANCELLED})
 _PASSING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.ABORTED})
 
 
-def worth_retrying(code: ErrorCode, attempts: int) -> bool:
-    """Whether an item that failed with `code` at its attempt number `attempts` shall be tried again.
+def worth_retrying(code: ErrorCode, reason: str, failures: int, maximum: int) -> bool:
+    """Whether an item shall be tried again whose failure number `failures` was of this code and reason.
 
     Steps are deterministic: only what comes from outside (a killed worker, a store that does not answer) can pass.
     """
-    return code in _PASSING and attempts < MAXIMUM_ATTEMPTS
+    return (code in _PASSING or reason in WORKER_ENDED) and failures < maximum
 
 
 @dataclass(frozen=True, slots=True)

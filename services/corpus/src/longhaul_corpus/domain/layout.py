@@ -36,6 +36,8 @@ def cut_shards(
         tokens: tokens of each document: int64[documents].
         shard_tokens: tokens a shard at most.
     """
+    if not len(keys):  # a small source may have no document on the validation side
+        return
     bounds, counts, sizes = _by_key(keys, tokens)
     starts = _starts(sizes, shard_tokens)
     for number, (first, last) in enumerate(zip(starts, [*starts[1:], len(bounds)], strict=True)):
@@ -61,8 +63,8 @@ def _by_key(keys: Hashes, tokens: npt.NDArray[np.int64]) -> tuple[Hashes, npt.ND
 def _starts(sizes: npt.NDArray[np.int64], shard_tokens: int) -> list[int]:
     """First key of each shard."""
     ends = np.cumsum(sizes)
-    starts = [0] if len(sizes) else []
-    while starts:
+    starts = [0]
+    while True:
         before = int(ends[starts[-1] - 1]) if starts[-1] else 0
         following = max(int(np.searchsorted(ends, before + shard_tokens, side="right")), starts[-1] + 1)
         if following >= len(sizes):

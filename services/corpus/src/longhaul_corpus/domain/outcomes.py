@@ -26,7 +26,9 @@ def count_outcomes(outcomes: Outcomes) -> dict[str, int]:
     return {outcome.name.lower(): int(numbers[outcome]) for outcome in Outcome}
 
 
-def check_accounting(documents_in: int, outcomes: Outcomes, documents_written: int, extra_copies: int = 0) -> None:
+def check_accounting(
+    documents_in: int, outcomes: Outcomes, documents_written: int, extra_copies: int = 0, failed: int = 0
+) -> None:
     """Raise Internal where documents were lost or doubled between the datasets and the shards.
 
     Args:
@@ -34,12 +36,13 @@ def check_accounting(documents_in: int, outcomes: Outcomes, documents_written: i
         outcomes: the end of each.
         documents_written: documents in the shards.
         extra_copies: how many of those sampling asked for beyond the first of each.
+        failed: documents of shards that were set aside.
     """
     counts = count_outcomes(outcomes)
     expected = counts["train"] + counts["valid"] + extra_copies
-    if documents_in != len(outcomes) or expected != documents_written:
+    if documents_in != len(outcomes) + failed or expected != documents_written:
         raise Internal(
-            f"{documents_in} documents came in, {len(outcomes)} have an outcome, {expected} should be in the shards "
-            f"and {documents_written} are",
+            f"{documents_in} documents came in, {len(outcomes)} have an outcome, {failed} failed, {expected} should "
+            f"be in the shards and {documents_written} are",
             reason="DOCUMENTS_UNACCOUNTED",
         )

@@ -57,15 +57,22 @@ def next_phase(phase: Phase) -> Phase | None:
     return PHASES[place] if place < len(PHASES) else None
 
 
-def signature_items(keys: Sequence[str]) -> Items:
-    """Items of the first phase over dataset shards: one a file."""
-    return [{"shard": number, "key": key} for number, key in enumerate(keys)]
+def signature_items(keys: Sequence[str], lost: Mapping[str, str] = {}) -> Items:
+    """Items of the first phase over dataset shards: one a file; `lost` says why some files are to be counted only."""
+    items: Items = [{"shard": number, "key": key} for number, key in enumerate(keys)]
+    return [{**item, "lost": lost[item["key"]]} if item["key"] in lost else item for item in items]
+
+
+def signed_shards(results: Sequence[dict[str, Any]]) -> Items:
+    """Results of the first phase over dataset shards, without files that were set aside."""
+    return [result for result in results if not result.get("lost")]
 
 
 def phase_items(phase: Phase, spec: BuildSpec, results: Results) -> Items:
     """Items of a phase after the signatures, from the results of the earlier ones."""
     if phase is Phase.DEDUPLICATE:
-        return [{"shards": list(results[Phase.SIGNATURES])}]
+        signed = results[Phase.SIGNATURES]
+        return [{"shards": signed_shards(signed), "lost": [result for result in signed if result.get("lost")]}]
     if phase in (Phase.PASSAGES, Phase.CUT):
         return _shards(results) if spec.deduplication.cuts_passages else []
     if phase is Phase.JOIN:
@@ -115,7 +122,7 @@ def _one(results: Results, phase: Phase) -> dict[str, Any]:
 
 
 def _shards(results: Results) -> Items:
-    return [{"shard": number} for number in range(len(results[Phase.SIGNATURES]))]
+    return [{"shard": number} for number in range(len(signed_shards(results[Phase.SIGNATURES])))]
 
 
 def _tasks(results: Results) -> Items:

@@ -1,4 +1,4 @@
-"""Passages that stand more than once in a corpus: equal paragraphs, and equal runs of words, to any size by parts.
+"""Passages that stand more than once in a corpus: equal paragraphs, runs of sentences or words, to any size by parts.
 
 A run of words repeated elsewhere is at least N words long exactly where a window of N words is repeated elsewhere. So
 the repeated substrings that a suffix array over words would give (Lee et al. 2022) follow from the hashes of all
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import regex
 from longhaul_core.compiled import compiled
 
+from longhaul_corpus.domain.cutting import split_sentences
 from longhaul_corpus.domain.hashing import Hashes, xxh64
 from longhaul_corpus.domain.words import Bytes
 
@@ -33,10 +34,31 @@ def paragraph_spans(text: str, characters: int) -> list[tuple[int, int]]:
 
 def paragraph_hashes(text: str, spans: Sequence[tuple[int, int]]) -> Hashes:
     """Hash of each paragraph, white space around its lines left out: uint64[spans]."""
-    hashes = np.empty(len(spans), dtype=np.uint64)
-    for number, (start, end) in enumerate(spans):
-        plain = "\n".join(line.strip() for line in text[start:end].split("\n"))
-        data = np.frombuffer(plain.encode("utf-8", "surrogatepass"), dtype=np.uint8)
+    return text_hashes(["\n".join(line.strip() for line in text[start:end].split("\n")) for start, end in spans])
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Sentences that are not blank, without the white space around them, as first and last character (exclusive)."""
+    spans, position = [], 0
+    for sentence in split_sentences(text):
+        if plain := sentence.strip():
+            start = position + sentence.index(plain)
+            spans.append((start, start + len(plain)))
+        position += len(sentence)
+    return spans
+
+
+def sentence_runs(text: str, spans: Sequence[tuple[int, int]], count: int) -> list[str]:
+    """Each run of `count` sentences in a row, whatever white space divides them: max(0, S - count + 1) of them."""
+    sentences = [text[start:end] for start, end in spans]
+    return ["\n".join(sentences[first : first + count]) for first in range(len(sentences) - count + 1)]
+
+
+def text_hashes(texts: Sequence[str]) -> Hashes:
+    """Hash of each text: uint64[texts]."""
+    hashes = np.empty(len(texts), dtype=np.uint64)
+    for number, text in enumerate(texts):
+        data = np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8)
         hashes[number] = xxh64(data, 0, len(data))
     return hashes
 

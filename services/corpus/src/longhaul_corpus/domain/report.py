@@ -73,6 +73,7 @@ def build_report(
             "documents": deduplication["documents"],
             **{name: deduplication[f"duplicate_{name}"] for name in ("exact", "url", "near")},
             **{name: outcomes[name] for name in ("duplicate", "contaminated", "sampled_out", "train", "valid", "cut")},
+            "failed": deduplication["failed"],
             "extra_copies": outcomes["extra_copies"],
         },
         "passages": dict(passages),

@@ -27,12 +27,13 @@ class Deduplication:
     keep: Literal["longest", "first", "best_score"] = "longest"
     keep_score: str = ""
     paragraph_characters: int = 0
+    substring_sentences: int = 0
     substring_words: int = 0
 
     @property
     def cuts_passages(self) -> bool:
-        """Whether repeated paragraphs or runs of words are cut out of documents."""
-        return bool(self.paragraph_characters or self.substring_words)
+        """Whether repeated paragraphs, or runs of sentences or words, are cut out of documents."""
+        return bool(self.paragraph_characters or self.substring_sentences or self.substring_words)
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
@@ -43,6 +44,8 @@ class Deduplication:
             yield "deduplication.keep_score", "it is needed by the rule best_score, and by no other"
         if self.paragraph_characters < 0:
             yield "deduplication.paragraph_characters", f"{self.paragraph_characters} is negative"
+        if not 0 <= self.substring_sentences <= 100:
+            yield "deduplication.substring_sentences", f"{self.substring_sentences} is not between 0 and 100 sentences"
         if self.substring_words and not 5 <= self.substring_words <= 10_000:
             yield "deduplication.substring_words", f"{self.substring_words} is neither 0 nor between 5 and 10000 words"
 
@@ -175,6 +178,7 @@ class BuildSpec:
     shard_tokens: int = SHARD_TOKENS
     sampling: tuple[SamplingRule, ...] = ()
     maximum_repeats: float = MAXIMUM_REPEATS
+    maximum_lost_shards: int = 0
 
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values, field by field."""
@@ -188,6 +192,8 @@ class BuildSpec:
                 yield from part.violations()
         if self.sequence_length < 0:
             yield "sequence_length", f"{self.sequence_length} is negative"
+        if self.maximum_lost_shards < 0:
+            yield "maximum_lost_shards", f"{self.maximum_lost_shards} is negative"
         if self.shard_tokens < 1:
             yield "shard_tokens", f"{self.shard_tokens} is not above 0"
         names = [entry.source for entry in self.mixture]

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from longhaul_core.db import Claim, ResourceRow, events, queue, resources
+from longhaul_core.engine import WORKER_ENDED
 from longhaul_core.errors import Aborted, NotFound
 from longhaul_core.manifests import Manifest
 from sqlalchemy.orm import Session
@@ -127,7 +128,7 @@ class Setback:
 
     Attributes:
         where: The document or file that was in work.
-        reason: WORKER_DIED, or the reason of the error.
+        reason: WORKER_DIED, WORKER_MEMORY_EXCEEDED, or the reason of the error.
         message: What happened.
         delay_seconds: Before the next attempt.
     """
@@ -268,7 +269,7 @@ def _restart(
 
 
 def _lost_shards(status: IngestionStatus, setback: Setback) -> Reason:
-    poison = setback.reason == "WORKER_DIED"
+    poison = setback.reason in WORKER_ENDED
     return Reason(
         "POISON_SHARD" if poison else setback.reason,
         f"{len(status.lost)} shards could not be worked off: {status.lost[-1]}",

@@ -79,7 +79,7 @@ class ShardWorker:
             return
         except (WorkerDied, WorkerMemoryExceeded) as error:
             self._world.measures.deaths.inc()
-            await self._record_setback(claim, "WORKER_DIED", error.message)
+            await self._record_setback(claim, error.reason, error.message)
             return
         except RemoteTaskError as error:
             await self._settle_error(claim, error)

@@ -90,6 +90,7 @@ class Deduplication(_message.Message):
     KEEP_SCORE_FIELD_NUMBER: _builtins.int
     PARAGRAPH_CHARACTERS_FIELD_NUMBER: _builtins.int
     SUBSTRING_WORDS_FIELD_NUMBER: _builtins.int
+    SUBSTRING_SENTENCES_FIELD_NUMBER: _builtins.int
     exact: _builtins.bool
     """Unset: true."""
     minhash: _builtins.bool
@@ -108,6 +109,8 @@ class Deduplication(_message.Message):
     """Paragraphs of at least this many characters that stood in an earlier document are cut out; 0: off."""
     substring_words: _builtins.int
     """Passages of at least this many words that stood before, anywhere, are cut out; 0: off."""
+    substring_sentences: _builtins.int
+    """Runs of at least this many sentences that stood before, anywhere, are cut out; 0: off, 3 is usual."""
     def __init__(
         self,
         *,
@@ -121,10 +124,11 @@ class Deduplication(_message.Message):
         keep_score: _builtins.str = ...,
         paragraph_characters: _builtins.int = ...,
         substring_words: _builtins.int = ...,
+        substring_sentences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_minhash", b"_minhash", "exact", b"exact", "minhash", b"minhash"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_minhash", b"_minhash", "bands", b"bands", "exact", b"exact", "keep", b"keep", "keep_score", b"keep_score", "minhash", b"minhash", "ngram", b"ngram", "paragraph_characters", b"paragraph_characters", "rows", b"rows", "seed", b"seed", "substring_words", b"substring_words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_minhash", b"_minhash", "bands", b"bands", "exact", b"exact", "keep", b"keep", "keep_score", b"keep_score", "minhash", b"minhash", "ngram", b"ngram", "paragraph_characters", b"paragraph_characters", "rows", b"rows", "seed", b"seed", "substring_sentences", b"substring_sentences", "substring_words", b"substring_words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
     _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015
@@ -390,6 +394,7 @@ class CorpusBuildSpec(_message.Message):
     SHARD_TOKENS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     MAXIMUM_REPEATS_FIELD_NUMBER: _builtins.int
+    MAXIMUM_LOST_SHARDS_FIELD_NUMBER: _builtins.int
     sequence_length: _builtins.int
     """The sequence length that training will use; a set that holds no whole sequence is refused."""
     shuffle_seed: _builtins.int
@@ -397,6 +402,8 @@ class CorpusBuildSpec(_message.Message):
     """Tokens a shard file at most."""
     maximum_repeats: _builtins.float
     """A document that would be taken more often fails the build; 0: 16."""
+    maximum_lost_shards: _builtins.int
+    """Files of the datasets that may be set aside because they take down each worker; more fail the build."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of datasets; they may not exist yet."""
@@ -432,10 +439,11 @@ class CorpusBuildSpec(_message.Message):
         shard_tokens: _builtins.int = ...,
         sampling: _abc.Iterable[Global___SamplingRule] | None = ...,
         maximum_repeats: _builtins.float = ...,
+        maximum_lost_shards: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decontamination", b"decontamination", "deduplication", b"deduplication", "evaluation_tasks", b"evaluation_tasks", "holdout", b"holdout", "tokenizer", b"tokenizer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "decontamination", b"decontamination", "deduplication", b"deduplication", "evaluation_tasks", b"evaluation_tasks", "holdout", b"holdout", "maximum_repeats", b"maximum_repeats", "mixture", b"mixture", "sampling", b"sampling", "sequence_length", b"sequence_length", "shard_tokens", b"shard_tokens", "shuffle_seed", b"shuffle_seed", "tokenizer", b"tokenizer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "decontamination", b"decontamination", "deduplication", b"deduplication", "evaluation_tasks", b"evaluation_tasks", "holdout", b"holdout", "maximum_lost_shards", b"maximum_lost_shards", "maximum_repeats", b"maximum_repeats", "mixture", b"mixture", "sampling", b"sampling", "sequence_length", b"sequence_length", "shard_tokens", b"shard_tokens", "shuffle_seed", b"shuffle_seed", "tokenizer", b"tokenizer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,6 +504,8 @@ class CorpusBuildStatus(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FAILED_FIELD_NUMBER: _builtins.int
+    LOST_SHARDS_FIELD_NUMBER: _builtins.int
     state: _resource_pb2.JobState.ValueType
     documents_in: _builtins.int
     documents_train: _builtins.int
@@ -508,6 +518,8 @@ class CorpusBuildStatus(_message.Message):
     """Name of the token set that this build makes."""
     tokenizer: _builtins.str
     """Name of the tokenizer it uses or makes."""
+    documents_failed: _builtins.int
+    """Documents of the files that were set aside."""
     @_builtins.property
     def reason(self) -> _resource_pb2.StateReason: ...
     @_builtins.property
@@ -520,6 +532,10 @@ class CorpusBuildStatus(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def lost_shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files that were set aside, each with what its workers died of."""
+
     def __init__(
         self,
         *,
@@ -539,10 +555,12 @@ class CorpusBuildStatus(_message.Message):
         inputs: _abc.Iterable[_resource_pb2.InputReference] | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        documents_failed: _builtins.int = ...,
+        lost_shards: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "progress", b"progress", "reason", b"reason", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents_contaminated", b"documents_contaminated", "documents_duplicate", b"documents_duplicate", "documents_in", b"documents_in", "documents_train", b"documents_train", "documents_valid", b"documents_valid", "end_time", b"end_time", "inputs", b"inputs", "phases", b"phases", "progress", b"progress", "reason", b"reason", "start_time", b"start_time", "state", b"state", "token_set", b"token_set", "tokenizer", b"tokenizer", "tokens_train", b"tokens_train", "tokens_valid", b"tokens_valid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents_contaminated", b"documents_contaminated", "documents_duplicate", b"documents_duplicate", "documents_failed", b"documents_failed", "documents_in", b"documents_in", "documents_train", b"documents_train", "documents_valid", b"documents_valid", "end_time", b"end_time", "inputs", b"inputs", "lost_shards", b"lost_shards", "phases", b"phases", "progress", b"progress", "reason", b"reason", "start_time", b"start_time", "state", b"state", "token_set", b"token_set", "tokenizer", b"tokenizer", "tokens_train", b"tokens_train", "tokens_valid", b"tokens_valid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,7 +60,8 @@ def _manifest(workspace: Workspace, item: dict[str, Any]) -> Manifest:
     sources = _sources(workspace, item["shards"])
     outcomes = np.array(workspace.column("documents/final", np.uint8))
     written = sum(side["documents"] for sides in sources.values() for side in sides.values())
-    check_accounting(item["deduplication"]["documents"], outcomes, written, item["outcomes"]["extra_copies"])
+    extra_copies, failed = item["outcomes"]["extra_copies"], item["deduplication"]["failed"]
+    check_accounting(_documents_in(workspace), outcomes, written, extra_copies, failed)
     validation = _validation(workspace, item, sources)
     parts = [Part.model_validate(part) for shard in item["shards"] for part in shard["parts"]]
     parts += [Part.model_validate(task["part"]) for task in item["evaluation"]["tasks"]]
@@ -95,6 +96,12 @@ def _manifest(workspace: Workspace, item: dict[str, Any]) -> Manifest:
     )
 
 
+def _documents_in(workspace: Workspace) -> int:
+    """Documents of the datasets, by their own manifests."""
+    manifests = [read_manifest(workspace.store, dataset.manifest_key) for dataset in workspace.context.datasets]
+    return sum(manifest.counts["kept"] for manifest in manifests)
+
+
 def _inputs(workspace: Workspace, tokenizer: dict[str, Any]) -> list[InputRef]:
     datasets = [InputRef(name=dataset.name, digest=dataset.digest) for dataset in workspace.context.datasets]
     return [*datasets, InputRef(name=tokenizer["name"], digest=tokenizer["manifest_digest"])]
@@ -111,7 +118,8 @@ def _counts(item: dict[str, Any], sources: dict[str, Any]) -> dict[str, int]:
     documents = {
         f"{name}_documents": outcomes[name] for name in ("train", "valid", "duplicate", "contaminated", "sampled_out")
     }
-    return {"documents": item["deduplication"]["documents"], **documents, **tokens}
+    found = item["deduplication"]
+    return {"documents": found["documents"], **documents, "failed_documents": found["failed"], **tokens}
 
 
 def _sources(workspace: Workspace, shards: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -163,6 +171,7 @@ def _report(workspace: Workspace, item: dict[str, Any], sources: dict[str, Any],
         tokenizer={name: tokenizer[name] for name in ("digest", "vocabulary_size", "scores")},
         validation=validation,
         notes=[
+            *(f"Set aside, its documents count as failed: {shard}" for shard in item["deduplication"]["lost"]),
             *_repeat_notes(workspace),
             *item["evaluation"]["notes"],
             *tokenizer["notes"],

@@ -51,7 +51,9 @@ def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     for name in score_names(workspace):
         workspace.put_column(f"documents/score-{name}", np.asarray(_scores(workspace, shards, name)))
     _write_pairs(workspace, shards, duplicates)
-    return {"documents": len(outcomes), **count_outcomes(outcomes), **_by_rule(duplicates)}
+    failed = sum(row["documents"] for row in item["lost"])
+    lost = {"failed": failed, "lost": [row["lost"] for row in item["lost"]]}
+    return {"documents": len(outcomes) + failed, **lost, **count_outcomes(outcomes), **_by_rule(duplicates)}
 
 
 def _join_shards(workspace: Workspace, rows: list[dict[str, Any]]) -> tuple[list[Shard], list[str], Array]:

@@ -1,4 +1,4 @@
-"""Paragraphs and runs of words that stood before: keys a shard, places over all shards, cuts a shard.
+"""Paragraphs, runs of sentences, runs of words that stood before: keys a shard, places over all, cuts a shard.
 
 The order in which passages count as first is: held-out documents, then training documents, each in dataset order. So
 what is held out stays whole, and the training side loses what it shares with it.
@@ -22,19 +22,29 @@ from longhaul_corpus.domain.repeats import (
     later_places,
     paragraph_hashes,
     paragraph_spans,
+    sentence_runs,
+    sentence_spans,
+    text_hashes,
     window_hashes,
 )
 from longhaul_corpus.domain.words import Bytes
 
 PARTS = PASSAGE_PARTS
-PARAGRAPHS, WINDOWS = "paragraphs", "windows"
+PARAGRAPHS, SENTENCES, WINDOWS = "paragraphs", "sentences", "windows"
+_PLACE_BITS = 28
+"""Of a place, for the number of the passage within its document: 268 million words, 1.5 GB of text."""
 _FIRST_TRAINING_PLACE = 1 << 62
 
 
 def kinds(workspace: Workspace) -> list[str]:
     """Which kinds of passages are asked for."""
     rules = workspace.spec.deduplication
-    return [PARAGRAPHS] * bool(rules.paragraph_characters) + [WINDOWS] * bool(rules.substring_words)
+    sizes = {
+        PARAGRAPHS: rules.paragraph_characters,
+        SENTENCES: rules.substring_sentences,
+        WINDOWS: rules.substring_words,
+    }
+    return [kind for kind, size in sizes.items() if size]
 
 
 def find_passages(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +55,8 @@ def find_passages(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     for row, text in _kept(workspace, shard, outcomes):
         for kind, rows in found.items():
             hashes = _hashes(workspace, kind, text)
-            base = (row + shard.offset) << 24 | (_FIRST_TRAINING_PLACE if outcomes[row] == Outcome.TRAIN else 0)
+            side = _FIRST_TRAINING_PLACE if outcomes[row] == Outcome.TRAIN else 0
+            base = (row + shard.offset) << _PLACE_BITS | side
             places = np.arange(len(hashes), dtype=np.int64) + base
             rows.append(np.stack([hashes, places.astype(np.uint64)], axis=1))
     for kind, rows in found.items():
@@ -64,7 +75,7 @@ def join_passages(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
         rows = [workspace.column(f"{kind}/{s.number:05d}/{item['part']:02d}", np.uint64).reshape(-1, 2) for s in shards]
         table = np.concatenate(rows)
         later = later_places(table[:, 0], table[:, 1].astype(np.int64))
-        ordinals = (later & (_FIRST_TRAINING_PLACE - 1)) >> 24
+        ordinals = (later & (_FIRST_TRAINING_PLACE - 1)) >> _PLACE_BITS
         for shard in shards:
             ours = (ordinals >= shard.offset) & (ordinals < shard.offset + shard.documents)
             workspace.put_column(f"{kind}/{shard.number:05d}/later-{item['part']:02d}", later[ours])
@@ -135,6 +146,8 @@ def _hashes(workspace: Workspace, kind: str, text: str) -> Array:
     rules = workspace.spec.deduplication
     if kind == PARAGRAPHS:
         return paragraph_hashes(text, paragraph_spans(text, rules.paragraph_characters))
+    if kind == SENTENCES:
+        return text_hashes(sentence_runs(text, sentence_spans(text), rules.substring_sentences))
     return window_hashes(_bytes(text), rules.substring_words)
 
 
@@ -147,25 +160,39 @@ def _later(workspace: Workspace, kind: str, shard: Shard) -> Array:
     names = [f"{kind}/{shard.number:05d}/later-{part:02d}" for part in range(PARTS)]
     later = np.concatenate([workspace.column(name, np.int64) for name in names]) & (_FIRST_TRAINING_PLACE - 1)
     later.sort()
-    return np.stack([later >> 24, later & ((1 << 24) - 1)], axis=1)
+    return np.stack([later >> _PLACE_BITS, later & ((1 << _PLACE_BITS) - 1)], axis=1)
 
 
 def _cut(workspace: Workspace, places: dict[str, Array], ordinal: int, text: str) -> str | None:
-    """Cut the runs of words first, whose places count words of the whole text; then the paragraphs that are left."""
+    """Cut the runs of words first, whose places count words of the whole text; then what is left of the others."""
     rules = workspace.spec.deduplication
     rest: str | None = text
-    gone: set[str] = set()
-    if PARAGRAPHS in places:
-        spans = paragraph_spans(text, rules.paragraph_characters)
-        gone = {text[slice(*spans[number])] for number in _numbers(places[PARAGRAPHS], ordinal)}
     if WINDOWS in places and len(numbers := _numbers(places[WINDOWS], ordinal)):
         windows = np.zeros(len(window_hashes(_bytes(text), rules.substring_words)), dtype=np.bool_)
         windows[numbers] = True
         rest = cut_words(text, windows, rules.substring_words)
-    if rest is not None and gone:
-        spans = [span for span in paragraph_spans(rest, rules.paragraph_characters) if rest[slice(*span)] in gone]
-        rest = cut_spans(rest, spans) if spans else rest
+    if PARAGRAPHS in places and rest is not None:
+        spans = paragraph_spans(text, rules.paragraph_characters)
+        gone = {text[slice(*spans[number])] for number in _numbers(places[PARAGRAPHS], ordinal)}
+        rest = _cut_paragraphs(rest, gone, rules.paragraph_characters)
+    if SENTENCES in places and rest is not None:
+        runs = sentence_runs(text, sentence_spans(text), rules.substring_sentences)
+        gone = {runs[number] for number in _numbers(places[SENTENCES], ordinal)}
+        rest = _cut_sentences(rest, gone, rules.substring_sentences)
     return rest
+
+
+def _cut_paragraphs(text: str, gone: set[str], characters: int) -> str | None:
+    spans = [span for span in paragraph_spans(text, characters) if text[slice(*span)] in gone]
+    return cut_spans(text, spans) if spans else text
+
+
+def _cut_sentences(text: str, gone: set[str], count: int) -> str | None:
+    spans = sentence_spans(text)
+    covered = np.zeros(len(spans), dtype=np.bool_)
+    for number, run in enumerate(sentence_runs(text, spans, count)):
+        covered[number : number + count] |= run in gone
+    return cut_spans(text, [spans[number] for number in np.flatnonzero(covered)]) if covered.any() else text
 
 
 def _numbers(later: Array, ordinal: int) -> Array:

@@ -48,11 +48,16 @@ class _Columns:
 
 
 def sign_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
-    """Write the comparison keys of a shard's documents; returns how many there are and their sources."""
+    """Write the comparison keys of a shard's documents; returns how many there are and their sources.
+
+    The documents of a shard that was set aside are only counted.
+    """
     number, key = int(item["shard"]), str(item["key"])
     rules = workspace.spec.deduplication
     file = open_shard(workspace.store, key)
     documents = file.metadata.num_rows
+    if item.get("lost"):
+        return {"shard": number, "key": key, "documents": documents, "lost": item["lost"]}
     columns = _Columns(SignatureHasher(MinHashParameters(rules.ngram, rules.bands, rules.rows, rules.seed)), documents)
     row = 0
     wanted = score_names(workspace)

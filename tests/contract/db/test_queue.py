@@ -136,6 +136,20 @@ def test_item_given_up_is_listed_with_its_error(db: Database) -> None:
     assert counts(db) == QueueCounts(queued=1, failed=1)
 
 
+def test_item_given_up_is_queued_again_with_another_payload(db: Database) -> None:
+    enqueue(db, 2)
+    item = must_claim(db)
+    db.run_sync(lambda session: queue.fail(session, item, "boom", retry=True))
+    again = must_claim(db, now=FAR)
+    assert (item.error, again.error) == ("", "boom")
+    db.run_sync(lambda session: queue.fail(session, again, "boom", retry=False))
+    db.run_sync(lambda session: queue.requeue(session, JOB, PHASE, 0, {"n": 0, "lost": True}))
+    db.run_sync(lambda session: queue.requeue(session, JOB, PHASE, 1, {"n": "of no item that was given up"}))
+    fresh, other = must_claim(db), must_claim(db)
+    assert (fresh.payload, fresh.attempts, fresh.error) == ({"n": 0, "lost": True}, 1, "")
+    assert other.payload == {"n": 1}
+
+
 def test_released_item_is_free_and_its_attempt_uncounted(db: Database) -> None:
     enqueue(db, 1)
     item = must_claim(db)

@@ -226,13 +226,15 @@ class Process:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
 
-    def start(self) -> None:
+    def start(self, failpoints: str = "") -> None:
         environment = os.environ | {
             "LONGHAUL_DATA_DIR": str(self._folder),
             "LONGHAUL_LISTEN_ADDRESS": self.address,
             "LONGHAUL_METRICS_ADDRESS": "",
             "LONGHAUL_INGEST_ADDRESS": self._ingest_address,
             "LONGHAUL_WORKERS": "2",
+            "LONGHAUL_FAILPOINTS": failpoints,
+            "LONGHAUL_SHARD_LEASE_SECONDS": "2",
             "LONGHAUL_OBJECT_STORE_URL": f"file://{self._objects}",
         }
         with (self._folder / "corpus.log").open("ab") as log:
@@ -240,12 +242,10 @@ class Process:
                 [sys.executable, "-m", "longhaul_corpus"], env=environment, stdout=log, stderr=log
             )
 
-    def kill(self) -> None:
-        """End the process as `kill -9` does."""
+    def wait_killed(self) -> None:
+        """Wait until an armed point has ended the process."""
         assert self._process is not None
-        assert self._process.poll() is None, "it ended by itself"
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        assert self._process.wait(timeout=60) == -signal.SIGKILL
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

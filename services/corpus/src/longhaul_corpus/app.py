@@ -28,7 +28,7 @@ from longhaul_corpus.adapters.inputs import Inputs
 from longhaul_corpus.adapters.reconciler import Reconciler
 from longhaul_corpus.adapters.records import BUILD, TOKENIZER, context_of
 from longhaul_corpus.adapters.requests import BuildRequests, TokenizerRequests, TokenSetRequests
-from longhaul_corpus.adapters.runner import Runner, RunnerMetrics
+from longhaul_corpus.adapters.runner import Runner, RunnerLimits, RunnerMetrics
 from longhaul_corpus.adapters.steps.run import run_step
 from longhaul_corpus.adapters.tokenizers import Tokenizers, assign_tokenizer
 from longhaul_corpus.adapters.upstream import Datasets
@@ -65,7 +65,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
         {BUILD: assign_build, TOKENIZER: assign},
         owner,
         _runner_metrics(context.metrics),
-        settings.shard_attempts,
+        RunnerLimits(settings.shard_lease_seconds, settings.shard_attempts),
         failpoints,
     )
     discard, metrics = context.objects.delete_prefix, _build_metrics(context.metrics)

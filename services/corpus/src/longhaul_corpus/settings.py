@@ -11,5 +11,6 @@ class CorpusSettings(EngineServiceSettings):
 
     service: ClassVar[str] = "corpus"
 
+    shard_lease_seconds: float = Field(6.0, gt=0, description="a dead replica's shards are taken over after this")
     shard_attempts: int = Field(3, ge=1, description="a shard that kills its worker so often is set aside")
     failpoints: str = Field("", description="points at which the process kills itself, for tests of recovery")

@@ -19,9 +19,6 @@ from longhaul_corpus.adapters.failpoints import Point
 from longhaul_corpus.adapters.records import Job, reason_of
 from longhaul_corpus.domain.jobs import worth_retrying
 
-LEASE_SECONDS = 6.0
-"""After a replica dies its items wait this long for another."""
-_RENEW_SECONDS = LEASE_SECONDS / 3
 _POLL_SECONDS = 1.0
 _RETRY_DELAY_SECONDS = 0.5
 
@@ -45,6 +42,14 @@ class RunnerMetrics:
     text_bytes: Counter
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """After a replica dies its items wait `lease_seconds` for another; an item may fail `shard_attempts` times."""
+
+    lease_seconds: float
+    shard_attempts: int
+
+
 class Runner:
     """Keeps the engine busy with items of all jobs, oldest first."""
 
@@ -55,7 +60,7 @@ class Runner:
         assignments: Mapping[str, Assignments],
         owner: str,
         metrics: RunnerMetrics,
-        shard_attempts: int,
+        limits: RunnerLimits,
         failpoints: Failpoints,
     ) -> None:
         self._db = db
@@ -63,7 +68,7 @@ class Runner:
         self._assignments = assignments
         self._owner = owner
         self._metrics = metrics
-        self._shard_attempts = shard_attempts
+        self._limits = limits
         self._failpoints = failpoints
         self._wake = asyncio.Event()
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -109,7 +114,7 @@ class Runner:
         for kind in self._assignments:
             claim = claim or await self._db.run(
                 lambda session, prefix=f"{kind}/": queue.claim(  # type: ignore[misc]
-                    session, job_prefix=prefix, owner=self._owner, lease_seconds=LEASE_SECONDS
+                    session, job_prefix=prefix, owner=self._owner, lease_seconds=self._limits.lease_seconds
                 )
             )
         if claim is None:
@@ -182,8 +187,8 @@ class Runner:
     async def _renew(self, claim: Claim) -> None:
         """Hold the claim until cancelled. Raises Aborted once it is lost."""
         while True:
-            await asyncio.sleep(_RENEW_SECONDS)
-            await self._db.run(lambda session: queue.renew(session, claim, LEASE_SECONDS))
+            await asyncio.sleep(self._limits.lease_seconds / 3)
+            await self._db.run(lambda session: queue.renew(session, claim, self._limits.lease_seconds))
 
     async def _fail(self, claim: Claim, error: LonghaulError) -> None:
         cause = error.error if isinstance(error, RemoteTaskError) else error
@@ -191,7 +196,7 @@ class Runner:
             await self._db.run(lambda session: queue.release(session, claim))
             return
         failures = 1 + (json.loads(claim.error)["failures"] if claim.error else 0)
-        retry = worth_retrying(cause.code, cause.reason, failures, self._shard_attempts)
+        retry = worth_retrying(cause.code, cause.reason, failures, self._limits.shard_attempts)
         log.warning(
             "item failed",
             job=claim.job,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from longhaul_core.db import ResourceRow
@@ -41,7 +42,8 @@ def commit(store: ObjectStore, row: ResourceRow, results: Sequence[Mapping[str, 
     tally = Tally.sum(result["tally"] for result in results)
     reason = judge(tally, _read_sources(row), spec.cleaning.maximum_failed_fraction)
     if reason is not None:
-        return reason
+        lost = "".join(f" Set aside: {shard}" for shard in status.lost)
+        return replace(reason, message=f"{reason.message}{lost}")
     parts = [Part.model_validate(part) for result in results for part in result["parts"]]
     samples = merge_samples(results, spec.cleaning.drop_samples)
     lines = "".join(json.dumps(sample, sort_keys=True) + "\n" for sample in samples)

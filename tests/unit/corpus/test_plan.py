@@ -186,7 +186,21 @@ def test_remaining_time_is_told_once_there_is_something_to_tell_from() -> None:
 
 
 def test_only_passing_failures_are_tried_again_and_not_for_ever() -> None:
-    assert worth_retrying(ErrorCode.UNAVAILABLE, 2)
-    assert not worth_retrying(ErrorCode.UNAVAILABLE, 3)
-    assert not worth_retrying(ErrorCode.FAILED_PRECONDITION, 1)
-    assert not worth_retrying(ErrorCode.INTERNAL, 1)
+    assert worth_retrying(ErrorCode.UNAVAILABLE, 2, 3)
+    assert not worth_retrying(ErrorCode.UNAVAILABLE, 3, 3)
+    assert not worth_retrying(ErrorCode.FAILED_PRECONDITION, 1, 3)
+    assert not worth_retrying(ErrorCode.INTERNAL, 1, 3)
+    assert worth_retrying(ErrorCode.RESOURCE_EXHAUSTED, 2, 3, worker_ended=True)
+    assert not worth_retrying(ErrorCode.RESOURCE_EXHAUSTED, 1, 3)
+
+
+def test_source_without_documents_on_a_side_has_no_shards() -> None:
+    none = np.empty(0, dtype=np.uint64)
+    assert list(cut_shards("valid", "web", none, np.empty(0, dtype=np.int64), 1000)) == []
+
+
+def test_documents_of_files_set_aside_are_counted_as_failed() -> None:
+    outcomes = np.array([Outcome.TRAIN, Outcome.VALID, Outcome.DUPLICATE], dtype=np.uint8)
+    check_accounting(8, outcomes, 2, failed=5)
+    with pytest.raises(Internal, match="8 documents came in, 3 have an outcome, 4 failed"):
+        check_accounting(8, outcomes, 2, failed=4)

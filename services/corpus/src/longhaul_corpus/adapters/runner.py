@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from longhaul_core.db import Claim, Database, ResourceRow, queue, resources
-from longhaul_core.engine import Engine, RemoteTaskError
+from longhaul_core.engine import WORKER_ENDED, Engine, RemoteTaskError
 from longhaul_core.engine.protocol import Task
 from longhaul_core.errors import Aborted, Cancelled, LonghaulError
 from longhaul_core.failpoints import Failpoints
@@ -196,7 +196,9 @@ class Runner:
             await self._db.run(lambda session: queue.release(session, claim))
             return
         failures = 1 + (json.loads(claim.error)["failures"] if claim.error else 0)
-        retry = worth_retrying(cause.code, cause.reason, failures, self._limits.shard_attempts)
+        retry = worth_retrying(
+            cause.code, failures, self._limits.shard_attempts, worker_ended=cause.reason in WORKER_ENDED
+        )
         log.warning(
             "item failed",
             job=claim.job,

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from longhaul_core.engine import WORKER_ENDED
 from longhaul_core.errors import ErrorCode
 
 from longhaul_corpus.domain.phases import PHASES, SHARE, Phase
@@ -30,12 +29,12 @@ REPEATABLE = frozenset({JobState.FAILED, JobState.CANCELLED})
 _PASSING = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.ABORTED})
 
 
-def worth_retrying(code: ErrorCode, reason: str, failures: int, maximum: int) -> bool:
-    """Whether an item shall be tried again whose failure number `failures` was of this code and reason.
+def worth_retrying(code: ErrorCode, failures: int, maximum: int, *, worker_ended: bool = False) -> bool:
+    """Whether an item shall be tried again whose failure number `failures` was of this code, or ended its worker.
 
     Steps are deterministic: only what comes from outside (a killed worker, a store that does not answer) can pass.
     """
-    return (code in _PASSING or reason in WORKER_ENDED) and failures < maximum
+    return (code in _PASSING or worker_ended) and failures < maximum
 
 
 @dataclass(frozen=True, slots=True)

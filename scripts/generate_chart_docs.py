@@ -177,7 +177,7 @@ def _settings(service: str) -> Schema:
     classes = [
         found
         for found in vars(module).values()
-        if isinstance(found, type) and issubclass(found, ServiceSettings) and found is not ServiceSettings
+        if isinstance(found, type) and issubclass(found, ServiceSettings) and found.service == service
     ]
     known: Schema = classes[0].model_json_schema()["properties"]
     own = [name for name in known if name not in ServiceSettings.model_fields and name not in SET_BY_CHARTS]

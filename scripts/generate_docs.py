@@ -93,7 +93,11 @@ def settings_page() -> str:
 
 def _own_fields(module: Any) -> dict[str, FieldInfo]:
     for member in vars(module).values():
-        if isinstance(member, type) and issubclass(member, ServiceSettings) and member is not ServiceSettings:
+        if (
+            isinstance(member, type)
+            and issubclass(member, ServiceSettings)
+            and member.service != ServiceSettings.service
+        ):
             return {k: v for k, v in member.model_fields.items() if k not in ServiceSettings.model_fields}
     raise TypeError(f"{module.__name__} has no settings class")
 

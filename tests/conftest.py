@@ -73,10 +73,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return take_port()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,7 +101,7 @@ def postgres_server() -> Iterator[str]:
         shutil.chown(folder, user)
     server: subprocess.Popen[bytes] | None = None
     try:
-        data, port = folder / "data", _free_port()
+        data, port = folder / "data", take_port()
         options = ["--username=longhaul", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         _run_as(user, [str(program.with_name("initdb")), "-D", str(data), *options])
         settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}", "fsync=off"]
@@ -137,7 +134,8 @@ def _version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in path.parts if part.isdecimal())
 
 
-def _free_port() -> int:
+def take_port() -> int:
+    """Find a TCP port of loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

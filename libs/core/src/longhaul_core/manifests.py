@@ -38,6 +38,11 @@ class CommitAuthority(Enum):
     OBJECT_STORE = "object-store"  # the conditional create of the manifest
     DATABASE = "database"  # the caller holds the resource's row; for stores without conditional writes
 
+    @staticmethod
+    def of(store: ObjectStore) -> "CommitAuthority":
+        """The store where it can; else whoever holds the row, in a service that lets one at a time commit it."""
+        return CommitAuthority.OBJECT_STORE if store.conditional_writes else CommitAuthority.DATABASE
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

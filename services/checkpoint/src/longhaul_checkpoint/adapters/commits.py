@@ -187,7 +187,7 @@ class Commits:
         manifest = manifests.build(checkpoint, parts, description, previous)
         self._failpoints.reach(Point.COMMIT_BEFORE_MANIFEST)
         await asyncio.to_thread(
-            write_manifest, self._store, identity.manifest_key, manifest, authority=_authority(self._store)
+            write_manifest, self._store, identity.manifest_key, manifest, authority=CommitAuthority.of(self._store)
         )
         self._failpoints.reach(Point.COMMIT_AFTER_MANIFEST)
         now = self._clock.now()
@@ -226,11 +226,6 @@ class Commits:
                 action="raise the epoch before a step is saved again",
             )
         return row
-
-
-def _authority(store: ObjectStore) -> CommitAuthority:
-    """Return who keeps a second manifest out; without conditional writes it is this service, one flight at a time."""
-    return CommitAuthority.OBJECT_STORE if store.conditional_writes else CommitAuthority.DATABASE
 
 
 def _open(session: Session, project: str, identifier: str, run: str) -> tuple[ResourceRow, RunHead]:

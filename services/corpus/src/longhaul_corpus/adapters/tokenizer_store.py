@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Any
 
 from longhaul_core.errors import DataLoss
-from longhaul_core.manifests import InputRef, Manifest, hash_bytes, put_part, read_manifest, write_manifest
+from longhaul_core.manifests import (
+    CommitAuthority,
+    InputRef,
+    Manifest,
+    hash_bytes,
+    put_part,
+    read_manifest,
+    write_manifest,
+)
 from longhaul_core.objects import ObjectStore
 from tokenizers import Tokenizer
 
@@ -69,7 +77,7 @@ def commit_tokenizer(
         extra={"end_of_text": end_of_text, "end_of_text_id": token_id(tokenizer, end_of_text)},
     )
     key = f"{prefix}/{MANIFEST}"
-    return _stored(tokenizer, write_manifest(store, key, manifest), key)
+    return _stored(tokenizer, write_manifest(store, key, manifest, authority=CommitAuthority.of(store)), key)
 
 
 def load_tokenizer(store: ObjectStore, manifest_key: str, digest: str) -> StoredTokenizer:

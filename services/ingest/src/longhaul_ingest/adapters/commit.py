@@ -10,7 +10,16 @@ from typing import Any, Final
 
 from longhaul_core.db import ResourceRow
 from longhaul_core.errors import NotFound
-from longhaul_core.manifests import Manifest, Part, hash_bytes, hash_object, put_part, read_manifest, write_manifest
+from longhaul_core.manifests import (
+    CommitAuthority,
+    Manifest,
+    Part,
+    hash_bytes,
+    hash_object,
+    put_part,
+    read_manifest,
+    write_manifest,
+)
 from longhaul_core.objects import ObjectStore
 
 from longhaul_ingest.adapters.history import FILES
@@ -67,7 +76,7 @@ def commit(store: ObjectStore, row: ResourceRow, results: Sequence[Mapping[str, 
             "lost_shards": list(status.lost),
         },
     )
-    return write_manifest(store, manifest_key(prefix), manifest)
+    return write_manifest(store, manifest_key(prefix), manifest, authority=CommitAuthority.of(store))
 
 
 def _read_sources(row: ResourceRow) -> list[str]:

@@ -5,7 +5,16 @@ from typing import Any
 
 import numpy as np
 from longhaul_core.ids import fingerprint
-from longhaul_core.manifests import InputRef, Manifest, Part, hash_object, put_part, read_manifest, write_manifest
+from longhaul_core.manifests import (
+    CommitAuthority,
+    InputRef,
+    Manifest,
+    Part,
+    hash_object,
+    put_part,
+    read_manifest,
+    write_manifest,
+)
 
 from longhaul_corpus.adapters.steps.accounting import largest_clusters, write_accounting
 from longhaul_corpus.adapters.steps.deduplicate import DUPLICATES_FILE
@@ -25,7 +34,8 @@ def commit(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Write accounting, report and manifest, then remove what was intermediate; returns the manifest's figures."""
     key = f"{workspace.context.prefix}/{MANIFEST}"
     if not workspace.store.exists(key):
-        write_manifest(workspace.store, key, _manifest(workspace, item))
+        authority = CommitAuthority.of(workspace.store)
+        write_manifest(workspace.store, key, _manifest(workspace, item), authority=authority)
     workspace.store.delete_prefix(f"{workspace.context.prefix}/work/")
     return summary(read_manifest(workspace.store, key), key)
 

@@ -1,0 +1,127 @@
+"""Two replicas of every service on one PostgreSQL and one S3, one of each killed: the result of one of each."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installation import Installation
+from longhaul.common.v1 import resource_pb2
+from longhaul.corpus.v1 import corpus_build_pb2, token_set_pb2
+from longhaul.evaluation.v1 import evaluation_pb2
+from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
+from longhaul.training.v1 import training_run_pb2
+from longhaul_client import Client, read_recipe, submit
+from longhaul_client.pipeline import Pipeline
+from longhaul_client.report.collect import list_metrics
+from longhaul_client.sdk import call
+from longhaul_client.watching import TERMINAL_RUN_STATES
+from longhaul_core.manifests import Manifest, read_manifest
+from longhaul_core.objects import open_store
+from recipes import recipe, write_documents, write_recipe
+from replicas import ACCESS, SECRET, Bucket, Production
+
+STEPS = 40
+DEADLINE_SECONDS = 120
+ENDED = {resource_pb2.JOB_STATE_SUCCEEDED, resource_pb2.JOB_STATE_FAILED, resource_pb2.JOB_STATE_CANCELLED}
+
+
+@pytest.fixture
+def production(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Production, str]]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    bucket = Bucket(tmp_path / "bucket")
+    running = Production(tmp_path / "production", postgres_url, bucket.url, count=2)
+    yield running, bucket.url
+    running.stop()
+    bucket.stop()
+
+
+def until(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not good(seen := look()):
+        assert time.monotonic() < deadline, f"still {seen}"
+        time.sleep(0.05)
+    return seen
+
+
+class Watched:
+    """One pipeline, looked at by the services' own API."""
+
+    def __init__(self, client: Client, pipeline: Pipeline) -> None:
+        self.client, self.pipeline = client, pipeline
+
+    def ingestion(self) -> Any:
+        return call(
+            self.client.ingestions.GetIngestion, ingestion_pb2.GetIngestionRequest(name=self.pipeline.ingestion)
+        ).status
+
+    def build(self) -> Any:
+        request = corpus_build_pb2.GetCorpusBuildRequest(name=self.pipeline.corpus_build)
+        return call(self.client.corpus_builds.GetCorpusBuild, request).status
+
+    def run(self) -> Any:
+        request = training_run_pb2.GetTrainingRunRequest(name=self.pipeline.run)
+        return call(self.client.runs.GetTrainingRun, request).status
+
+    def evaluations(self) -> list[Any]:
+        request = evaluation_pb2.ListEvaluationsRequest(parent=self.pipeline.parent)
+        found = call(self.client.evaluations.ListEvaluations, request).evaluations
+        return [item for item in found if self.pipeline.run.rpartition("/")[2] in item.spec.checkpoint]
+
+    def succeed(self) -> None:
+        status = until(self.run, lambda status: status.state in TERMINAL_RUN_STATES)
+        assert status.state == training_run_pb2.TRAINING_RUN_STATE_SUCCEEDED, status.reason
+        scored = until(self.evaluations, lambda found: len(found) == 1 and found[0].status.state in ENDED)
+        assert scored[0].status.state == resource_pb2.JOB_STATE_SUCCEEDED, scored[0].status
+
+    def manifests(self, url: str) -> tuple[Manifest, Manifest]:
+        store = open_store(url)
+        dataset = call(
+            self.client.datasets.GetDataset, dataset_pb2.GetDatasetRequest(name=self.pipeline.dataset)
+        ).manifest_key
+        tokens = call(
+            self.client.token_sets.GetTokenSet, token_set_pb2.GetTokenSetRequest(name=self.pipeline.token_set)
+        ).manifest_key
+        return read_manifest(store, dataset), read_manifest(store, tokens)
+
+    def losses(self) -> list[tuple[int, str]]:
+        return [(row.step, row.loss.hex()) for row in list_metrics(self.client, self.pipeline.run)]
+
+
+def content(manifest: Manifest) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    return [(part.key.rpartition("/")[2], part.digest) for part in manifest.parts], dict(manifest.counts)
+
+
+@pytest.mark.needs_program("postgres")
+@pytest.mark.timeout(300)
+def test_one_replica_of_each_service_is_killed_and_the_result_is_that_of_a_single_installation(
+    installation: Installation, production: tuple[Production, str], tmp_path: Path
+):
+    texts = write_documents(tmp_path / "texts", documents=400, seed=7)
+    training = {"steps": STEPS, "validation": {"every_steps": STEPS, "sequences": 4}}
+    evaluation = {"tasks": [{"task": "bits_per_byte"}], "every_steps": STEPS}
+    document = recipe("replicated", texts, training=training, evaluation=evaluation)
+    path = write_recipe(tmp_path / "plain.yaml", document)
+    document["resources"]["pod"] = {"env": {"TRAINER_DRILL": "step=0.1"}}
+    paced = write_recipe(tmp_path / "paced.yaml", document)
+
+    running, url = production
+    watched = Watched(running.client, submit(running.client, read_recipe(paced)))
+    until(watched.ingestion, lambda status: status.state == resource_pb2.JOB_STATE_RUNNING)
+    running.of("ingest")[0].kill()
+    until(watched.build, lambda status: status.state == resource_pb2.JOB_STATE_RUNNING)
+    running.of("corpus")[0].kill()
+    status = until(watched.run, lambda status: status.step >= 5)
+    assert status.step < STEPS, "the run was over before anything was killed"
+    for service in ("training", "checkpoint", "evaluation", "gpuhealth"):
+        running.of(service)[0].kill()
+    watched.succeed()
+
+    with installation.client() as client:
+        alone = Watched(client, submit(client, read_recipe(path)))
+        alone.succeed()
+        expected = alone.manifests(f"file://{installation.data_dir / 'objects'}")
+        assert [content(found) for found in watched.manifests(url)] == [content(found) for found in expected]
+        assert watched.losses() == alone.losses()

@@ -25,6 +25,7 @@ KINDS = {
     "configmaps": "ConfigMap",
     "secrets": "Secret",
     "podgroups": "PodGroup",
+    "jobs": "Job",
 }
 NAMESPACED = ("pods", "events")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,8 +53,9 @@ class FakeKubernetes:
     async def start(self, port: int = 0) -> None:
         app = web.Application(middlewares=[self._errors])
         base = "/api/v1"
-        groups = "/apis/{group}/{version}/namespaces/{namespace}/{resource:podgroups}"
+        groups = "/apis/{group}/{version}/namespaces/{namespace}/{resource:podgroups|jobs}"
         app.router.add_route("*", groups, self._collection)
+        app.router.add_route("*", groups + "/{name}", self._object)
         app.router.add_route("*", base + "/{resource}", self._collection)
         app.router.add_route("*", base + "/namespaces/{namespace}/{resource}", self._collection)
         app.router.add_route("*", base + "/{resource}/{name}", self._object)

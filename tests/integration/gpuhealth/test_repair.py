@@ -14,7 +14,8 @@ from longhaul.gpuhealth.v1 import node_health_pb2 as pb
 from longhaul_core.cluster import PodPhase
 from longhaul_core.errors import FailedPrecondition, InvalidArgument
 from longhaul_core.rpc.client import from_rpc_error
-from longhaul_gpuhealth.adapters.hooks import HookCall, HookState, PodHook, PodTemplate, load_template
+from longhaul_gpuhealth.adapters.hooks import HookCall, HookState
+from longhaul_gpuhealth.adapters.pod_hook import PodHook, PodTemplate, load_pod_template
 from longhaul_gpuhealth.domain.model import Remedy
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
@@ -97,8 +98,6 @@ async def test_refusing_hook_calls_a_person_and_a_good_burn_in_releases(
 
 
 async def test_pod_of_a_template_repairs_on_its_node_once(site: Any, eventually: Eventually, tmp_path: Path) -> None:
-    from longhaul_gpuhealth.adapters.hooks import HookCall
-
     for command, ends in (
         (f"open({str(tmp_path / 'done')!r}, 'a').write('x')", HookState.DONE),
         ("exit(3)", HookState.FAILED),
@@ -123,4 +122,4 @@ def test_template_with_a_fault_is_refused(tmp_path: Path) -> None:
     template = tmp_path / "pod.yaml"
     template.write_text("command: [reset]\nimagee: x\n")
     with pytest.raises(InvalidArgument, match="imagee"):
-        load_template(template)
+        load_pod_template(template)

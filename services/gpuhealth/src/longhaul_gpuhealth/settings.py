@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from longhaul_core.cluster import Cluster
+from longhaul_core.cluster import Cluster, JobCluster
+from longhaul_core.errors import InvalidArgument
 from longhaul_core.settings import ServiceSettings
 from pydantic import Field
 
 from longhaul_gpuhealth.adapters.discovery import Discovery, DiscoveryMode
-from longhaul_gpuhealth.adapters.hooks import Hook, PodHook, Webhook, load_template
+from longhaul_gpuhealth.adapters.hooks import Hook, Webhook
+from longhaul_gpuhealth.adapters.job_hook import JobHook, load_job_template
+from longhaul_gpuhealth.adapters.pod_hook import PodHook, load_pod_template
 from longhaul_gpuhealth.domain.budget import BudgetPolicy
 from longhaul_gpuhealth.domain.model import Remedy
 from longhaul_gpuhealth.domain.repair import RepairPolicy
@@ -48,6 +51,8 @@ class GpuHealthSettings(ServiceSettings):
     )
     reset_webhook: str = Field("", description="URL that resets the GPUs of a node; see docs/gpu-health.md")
     reboot_webhook: str = Field("", description="URL that reboots a node")
+    reset_job_template: Path | None = Field(None, description="manifest of a Kubernetes Job that resets GPUs of a node")
+    reboot_job_template: Path | None = Field(None, description="manifest of a Kubernetes Job that reboots a node")
     reset_pod_template: Path | None = Field(None, description="YAML of a pod that resets the GPUs of its node")
     reboot_pod_template: Path | None = Field(None, description="YAML of a pod that reboots its node")
     release_after_burn_in: bool = Field(
@@ -121,21 +126,35 @@ class GpuHealthSettings(ServiceSettings):
         )
 
     def _hooks(self) -> list[Remedy]:
-        given = {
-            Remedy.RESET: self.reset_webhook or self.reset_pod_template,
-            Remedy.REBOOT: self.reboot_webhook or self.reboot_pod_template,
+        return [remedy for remedy, given in self._given().items() if any(given)]
+
+    def _given(self) -> dict[Remedy, tuple[str, Path | None, Path | None]]:
+        """URL, Job template and pod template of each remedy."""
+        return {
+            Remedy.RESET: (self.reset_webhook, self.reset_job_template, self.reset_pod_template),
+            Remedy.REBOOT: (self.reboot_webhook, self.reboot_job_template, self.reboot_pod_template),
         }
-        return [remedy for remedy, hook in given.items() if hook]
 
     def open_hooks(self, cluster: Cluster) -> dict[Remedy, Hook]:
-        """Hooks by remedy; a webhook outranks a template. Raises `InvalidArgument` for an unusable template."""
+        """Hooks by remedy; a webhook outranks a Job, a Job a pod. Raises `InvalidArgument` for an unusable template."""
         hooks: dict[Remedy, Hook] = {}
-        for remedy, url, template in (
-            (Remedy.RESET, self.reset_webhook, self.reset_pod_template),
-            (Remedy.REBOOT, self.reboot_webhook, self.reboot_pod_template),
-        ):
+        for remedy, (url, job, pod) in self._given().items():
             if url:
                 hooks[remedy] = Webhook(url, HOOK_TIMEOUT_SECONDS)
-            elif template is not None:
-                hooks[remedy] = PodHook(cluster, load_template(template))
+            elif job is not None:
+                if not isinstance(cluster, JobCluster):
+                    raise _no_jobs(remedy)
+                hooks[remedy] = JobHook(cluster, load_job_template(job))
+            elif pod is not None:
+                hooks[remedy] = PodHook(cluster, load_pod_template(pod))
         return hooks
+
+
+def _no_jobs(remedy: Remedy) -> InvalidArgument:
+    setting = f"{remedy.name.lower()}_job_template"
+    return InvalidArgument(
+        f"{setting}: this cluster runs no Jobs, only Kubernetes does",
+        reason="JOBS_UNKNOWN",
+        violations=[(setting, "this cluster runs no Jobs")],
+        action=f"use {remedy.name.lower()}_pod_template or {remedy.name.lower()}_webhook",
+    )

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from longhaul_core.clock import Clock, SystemClock
 from longhaul_core.cluster.fake import FakeCluster
+from longhaul_core.cluster.jobs import Job, JobCluster, JobPhase
 from longhaul_core.cluster.local.client import LocalCluster
 from longhaul_core.cluster.model import (
     DEFAULT_NAMESPACE,
@@ -42,6 +43,9 @@ __all__ = [
     "EventKind",
     "FakeCluster",
     "Gang",
+    "Job",
+    "JobCluster",
+    "JobPhase",
     "LocalCluster",
     "Node",
     "NodePatch",

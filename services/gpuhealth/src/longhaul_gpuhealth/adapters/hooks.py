@@ -1,24 +1,19 @@
-"""Hooks that reset GPUs and reboot hosts: a webhook, or a pod from a template. Both may be called again."""
+"""Hooks that reset GPUs and reboot hosts, and the webhook among them. Each may be called again."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import aiohttp
-import yaml
-from longhaul_core.cluster import Cluster, PodPhase, PodSpec, Toleration
-from longhaul_core.errors import AlreadyExists, InvalidArgument, NotFound
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from longhaul_gpuhealth.domain.model import Remedy
 
 ANSWER_BYTES = 4096
 SESSION_CHARACTERS = 8
+_GPU_ID = re.compile(r"[A-Za-z0-9/-]{1,80}")
 
 
 class HookState(StrEnum):
@@ -38,6 +33,27 @@ class HookCall:
     remedy: Remedy
     cause: str
     gpus: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of whatever carries it out; a repeat of the call finds it by that."""
+        return f"gpuhealth-{self.remedy.name.lower()}-{self.session[:SESSION_CHARACTERS].lower()}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What it carries."""
+        return {"longhaul.dev/managed-by": "gpuhealth", "longhaul.dev/kind": "repair"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its containers are told. A GPU's id comes from an exporter: one that is none is not passed on."""
+        return {
+            "LONGHAUL_NODE": self.node,
+            "LONGHAUL_REMEDY": self.remedy.name.lower(),
+            "LONGHAUL_SESSION": self.session,
+            "LONGHAUL_CAUSE": self.cause,
+            "LONGHAUL_GPU_UUIDS": ",".join(gpu for gpu in self.gpus if _GPU_ID.fullmatch(gpu)),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,77 +102,3 @@ class Webhook:
                 return HookAnswer(HookState.UNDER_WAY, "" if response.status == 202 else f"HTTP {response.status}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return HookAnswer(HookState.UNDER_WAY, f"{type(error).__name__}: {error}")
-
-
-class PodTemplate(BaseModel):
-    """A pod that repairs a node. `overlay` is a partial Kubernetes pod, for privileges and mounts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    command: tuple[str, ...] = Field(min_length=1)
-    image: str = ""
-    namespace: str = "default"
-    service_account: str = ""
-    env: Mapping[str, str] = {}
-    overlay: Mapping[str, Any] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class PodHook:
-    """Runs one pod a repair on the node itself; it is named after the session, so that a repeat finds it."""
-
-    cluster: Cluster
-    template: PodTemplate
-
-    async def advance(self, call: HookCall) -> HookAnswer:
-        """See `Hook`."""
-        template = self.template
-        name = f"gpuhealth-{call.remedy.name.lower()}-{call.session[:SESSION_CHARACTERS].lower()}"
-        try:
-            pod = await self.cluster.get_pod(template.namespace, name)
-        except NotFound:
-            await self._create(name, call)
-            return HookAnswer(HookState.UNDER_WAY)
-        if pod.phase is PodPhase.SUCCEEDED:
-            return HookAnswer(HookState.DONE)
-        if pod.phase is PodPhase.FAILED:
-            code = "" if pod.exit_code is None else f" with exit code {pod.exit_code}"
-            return HookAnswer(HookState.FAILED, f"pod {name} ended{code}: {pod.reason} {pod.message}".strip())
-        return HookAnswer(HookState.UNDER_WAY)
-
-    async def _create(self, name: str, call: HookCall) -> None:
-        template = self.template
-        spec = PodSpec(
-            name=name,
-            namespace=template.namespace,
-            command=template.command,
-            image=template.image,
-            service_account=template.service_account,
-            node=call.node,
-            labels={"longhaul.dev/managed-by": "gpuhealth", "longhaul.dev/kind": "repair"},
-            tolerations=(Toleration(),),
-            env={
-                **template.env,
-                "LONGHAUL_NODE": call.node,
-                "LONGHAUL_REMEDY": call.remedy.name.lower(),
-                "LONGHAUL_GPU_UUIDS": ",".join(call.gpus),
-            },
-            overlay=template.overlay,
-        )
-        try:
-            await self.cluster.create_pod(spec)
-        except AlreadyExists:
-            return
-
-
-def load_template(path: Path) -> PodTemplate:
-    """Read a pod template. Raises `InvalidArgument`."""
-    try:
-        return PodTemplate.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        fault = str(error)
-    except ValidationError as error:
-        fault = json.dumps([{".".join(map(str, one["loc"])): one["msg"]} for one in error.errors()])
-    raise InvalidArgument(
-        f"pod template {path}: {fault}", reason="TEMPLATE_INVALID", violations=[("pod_template", fault)]
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from longhaul_gpuhealth.domain.model import NODE_LEVEL, Finding
-from longhaul_gpuhealth.domain.record import NodeRecord
+from longhaul_gpuhealth.domain.record import NodeRecord, Repair, RepairStage
 from longhaul_gpuhealth.domain.rules import RuleSet, describe
 
 
@@ -20,6 +20,8 @@ def explain(record: NodeRecord, rules: RuleSet) -> list[str]:
         steps.append((current.since, f"{current.by} took the node out ({current.origin}): {current.cause}; {marks}"))
     if record.drain is not None:
         steps += _explain_drain(record)
+    if record.repair is not None:
+        steps.append((record.repair.since, _explain_repair(record.repair)))
     if record.override is not None:
         until = (
             "until it is taken back"
@@ -68,6 +70,17 @@ def _explain_drain(record: NodeRecord) -> list[tuple[float, str]]:
         said = drain.acknowledgement or "done"
         steps.append((drain.acknowledged_at, f"{drain.acknowledged_by} acknowledged the drain: {said}"))
     return steps
+
+
+def _explain_repair(repair: Repair) -> str:
+    remedy = repair.remedy.name.lower()
+    said = {
+        RepairStage.DRAINING: "its repair waits until work has left",
+        RepairStage.REPAIRING: f"a {remedy} is under way",
+        RepairStage.TESTING: "a burn-in tests it",
+        RepairStage.HUMAN: "a person must look",
+    }
+    return said[repair.stage] + (f": {repair.message}" if repair.message else "")
 
 
 def _xid(code: str | None) -> str:

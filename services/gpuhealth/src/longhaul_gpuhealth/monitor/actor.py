@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from longhaul_core.cluster import Node
@@ -13,21 +13,20 @@ from longhaul_core.logging import get_logger
 
 from longhaul_gpuhealth.adapters.batches import ChangeBatches
 from longhaul_gpuhealth.adapters.discovery import Discovery
-from longhaul_gpuhealth.adapters.hooks import Hook, HookCall, HookState
 from longhaul_gpuhealth.adapters.marks import Marker, facts_of, foreign_marks
 from longhaul_gpuhealth.adapters.records import NodeRecords, RecordChange, StoredNode, marked, unmarked
 from longhaul_gpuhealth.adapters.shards import Fence
 from longhaul_gpuhealth.domain.budget import Budget, Fleet
 from longhaul_gpuhealth.domain.decision import Situation, decide
 from longhaul_gpuhealth.domain.engine import Engine
-from longhaul_gpuhealth.domain.jobs import attribute_pods
-from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict, Remedy
+from longhaul_gpuhealth.domain.model import HealthState, NodeVerdict
 from longhaul_gpuhealth.domain.record import NodeRecord, Occurrence, Repair, RepairStage
-from longhaul_gpuhealth.domain.repair import Step, repair_failed, repaired
-from longhaul_gpuhealth.domain.verbs import SERVICE_AUTHOR, Decision, Policy, release
+from longhaul_gpuhealth.domain.verbs import Decision, Policy
 from longhaul_gpuhealth.monitor.book import NodeBook
+from longhaul_gpuhealth.monitor.joins import Joins
 from longhaul_gpuhealth.monitor.measures import Measures
 from longhaul_gpuhealth.monitor.poller import Intake, SteadyTime
+from longhaul_gpuhealth.monitor.repairs import Repairs
 
 PARALLEL_NODES = 256
 RETRY_SECONDS = 1.0
@@ -60,8 +59,8 @@ class Actor:
     policy: Policy
     measures: Measures
     fence: Callable[[str], Fence | None]
-    hooks: Mapping[Remedy, Hook] = field(default_factory=dict)
-    repair_poll_seconds: float = 10.0
+    repairs: Repairs
+    joins: Joins
     known: dict[str, StoredNode] = field(default_factory=dict)
     _released: dict[str, float | None] = field(default_factory=dict)
     _settled: dict[str, Signature] = field(default_factory=dict)
@@ -69,7 +68,6 @@ class Actor:
     _dirty: dict[str, None] = field(default_factory=dict)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
     _busy: set[str] = field(default_factory=set)
-    _joined: dict[str, object] = field(default_factory=dict)
 
     def owns(self, node: str) -> bool:
         """Whether this replica looks after a node."""
@@ -88,7 +86,8 @@ class Actor:
         """Another replica looks after the nodes from now on."""
         self.engine.forget(nodes)
         for node in nodes:
-            for kept in (self.known, self._released, self._settled, self._due, self._dirty, self._joined):
+            self.joins.forget(node)
+            for kept in (self.known, self._released, self._settled, self._due, self._dirty):
                 kept.pop(node, None)
 
     def touch(self, node: str) -> None:
@@ -103,14 +102,14 @@ class Actor:
         seen = self.book.nodes.get(node)
         if seen is not None:
             self.engine.observe_marks(node, *foreign_marks(seen), self.time.now())
-            self._join(node)
+            self.joins.join(node)
         self.touch(node)
 
     def scraped(self, node: str) -> None:
         """A scrape was tried: settle the node if the verdict is another one."""
         if not self.owns(node):
             return
-        self._join(node)
+        self.joins.join(node)
         if self._signature(self._verdict(node)) != self._settled.get(node):
             self.touch(node)
 
@@ -134,15 +133,6 @@ class Actor:
                     self._busy.add(node)
                     await slots.acquire()
                     tasks.create_task(self._settle_one(node, slots), name=f"settle {node}")
-
-    def _join(self, node: str) -> None:
-        """Tell the engine who uses which GPU, where that changed."""
-        reported, uses = self.engine.reported_pods(node), self.book.uses(node)
-        if self._joined.get(node) != (reported, uses):
-            self._joined[node] = reported, uses
-            found = attribute_pods(reported, uses)
-            self.engine.assign(node, found.jobs)
-            self.measures.unattributed_gpus.labels(node).set(found.unattributed)
 
     async def _settle_one(self, node: str, slots: asyncio.Semaphore) -> None:
         try:
@@ -254,33 +244,15 @@ class Actor:
 
     async def _repair(self, stored: StoredNode, repair: Repair) -> StoredNode:
         """Call the hook, or look how far it is."""
-        node, hook = stored.record.node, self.hooks.get(repair.remedy)
-        if hook is None:
+        node = stored.record.node
+        step = await self.repairs.advance(stored.record, repair)
+        if step.again_seconds is not None:
+            self._due[node] = self.time.now() + step.again_seconds
+        else:
+            self.touch(node)
+        if step.change is None:
             return stored
-        cause = stored.record.quarantine.cause if stored.record.quarantine is not None else ""
-        uuids = tuple(one.gpu_uuid for one in stored.record.findings if one.takes_node_out and one.gpu_uuid)
-        answer = await hook.advance(HookCall(node, repair.session, repair.remedy, cause, uuids))
-        self.measures.actions.labels(repair.remedy.name.lower(), answer.state).inc()
-        if answer.state is HookState.UNDER_WAY:
-            if answer.message:
-                log.warning("repair hook not answering", node=node, remedy=repair.remedy.name, answer=answer.message)
-            self._due[node] = self.time.now() + self.repair_poll_seconds
-            return stored
-        now, session = self.time.now(), new_uid()
-        log.info("repair ended", node=node, remedy=repair.remedy.name, state=answer.state, session=session)
-
-        def note(record: NodeRecord, budget: Budget) -> Decision:
-            if answer.state is HookState.FAILED:
-                advance = repair_failed(record, repair.session, answer.message, now)
-            else:
-                advance = repaired(record, repair.session, self.policy.repair, now)
-            if advance.step is not Step.RELEASE:
-                return Decision(advance.record, budget, advance.told)
-            freed = release(advance.record, budget, self.policy, now=now, reason="it was repaired", by=SERVICE_AUTHOR)
-            return replace(freed, occurrences=(*advance.told, *freed.occurrences))
-
-        self.touch(node)
-        return await self.batches.change(RecordChange(node, note, self._fence(node)))
+        return await self.batches.change(RecordChange(node, step.change, self._fence(node)))
 
     async def _note(self, node: str, change: NodeChange) -> StoredNode:
         def note(record: NodeRecord, budget: Budget) -> Decision:

@@ -29,8 +29,10 @@ from longhaul_gpuhealth.domain.model import NodeVerdict, Remedy
 from longhaul_gpuhealth.domain.sharding import shard_of
 from longhaul_gpuhealth.monitor.actor import Actor
 from longhaul_gpuhealth.monitor.book import NodeBook
+from longhaul_gpuhealth.monitor.joins import Joins
 from longhaul_gpuhealth.monitor.measures import Measures
 from longhaul_gpuhealth.monitor.poller import Intake, Poller, PrometheusPoller, ScrapePoller, SteadyTime
+from longhaul_gpuhealth.monitor.repairs import Repairs
 from longhaul_gpuhealth.settings import GpuHealthSettings
 
 TICK_SECONDS = 0.5
@@ -152,8 +154,8 @@ class Monitor:
             policy=settings.policy,
             measures=self.measures,
             fence=leases.fence,
-            hooks=self.hooks,
-            repair_poll_seconds=settings.repair_poll_seconds,
+            repairs=Repairs(self.hooks, settings.policy, self.measures, time, settings.repair_poll_seconds),
+            joins=Joins(engine, book, self.measures),
         )
         async with self._polling(intake) as poller:
             yield _Parts(engine, time, intake, poller, book, actor, leases, self.clock.monotonic())

@@ -10,12 +10,15 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.cluster.hints import HintBoard
+from longhaul_core.cluster.jobs import Job
 from longhaul_core.cluster.kubernetes.api import NODES, Api, Collection, Raw, Resource
 from longhaul_core.cluster.kubernetes.cache import ClusterCache, pod_collections
 from longhaul_core.cluster.kubernetes.credentials import Credentials
+from longhaul_core.cluster.kubernetes.jobs import jobs_in, parse_job
 from longhaul_core.cluster.kubernetes.logs import read_logs
 from longhaul_core.cluster.kubernetes.manifest import build_manifest
 from longhaul_core.cluster.kubernetes.marks import patch_marks
@@ -106,6 +109,14 @@ class KubernetesCluster:
         if (cache := self._serving()) is not None:
             cache.put_pod(record)
         return observed(record.pod, node)
+
+    async def create_job(self, namespace: str, manifest: Mapping[str, Any]) -> None:
+        """See `JobCluster`."""
+        await self.api.create(jobs_in(self._namespace(namespace)), dict(manifest))
+
+    async def get_job(self, namespace: str, name: str) -> Job:
+        """See `JobCluster`."""
+        return parse_job(await self.api.get(jobs_in(self._namespace(namespace)), name))
 
     async def get_pod(self, namespace: str, name: str) -> Pod:
         """See `Cluster`."""

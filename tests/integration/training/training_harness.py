@@ -70,6 +70,7 @@ class Upstream(
         self.revision = 0
         self.token_sets: dict[str, tuple[int, token_set_pb2.TokenSet]] = {}
         self.nodes: dict[str, tuple[int, node_health_pb2.NodeHealth]] = {}
+        self.quarantined: list[node_health_pb2.QuarantineNodeRequest] = []
         self.acknowledged: list[node_health_pb2.AcknowledgeDrainRequest] = []
         self._changed = threading.Condition()
         options = [("grpc.http2.min_ping_interval_without_data_ms", 5000), ("grpc.keepalive_permit_without_calls", 1)]
@@ -133,6 +134,11 @@ class Upstream(
             self.nodes[node] = (self.revision, health)
             self._changed.notify_all()
         return health
+
+    def QuarantineNode(self, request: Any, context: Any) -> Any:
+        with self._changed:
+            self.quarantined.append(request)
+        return node_health_pb2.NodeHealth(node=request.name.removeprefix("nodes/"))
 
     def _follow(self, items: Callable[[], dict[str, tuple[int, Any]]], after: int, context: Any) -> Iterator[Any]:
         while context.is_active():
@@ -272,20 +278,28 @@ class Lab:
 
     def start_nodes(self) -> None:
         for node in self.nodes:
-            start_node(self.cluster, node, gpus=1)
+            start_node(self.cluster, node, gpus=self.gpus_of(node))
+
+    def gpus_of(self, node: str) -> int:
+        """Pretend GPUs of a node."""
+        return 1
 
     def stop_nodes(self) -> None:
         for node in running_nodes(self.cluster):
             stop_node(self.cluster, node)
 
     def create_run(
-        self, run_id: str, config: dict[str, Any], *, step_seconds: float = 0.0, **resources: int
+        self, run_id: str, config: dict[str, Any], *, step_seconds: float = 0.0, drill: str = "", **resources: Any
     ) -> training_run_pb2.TrainingRun:
-        """A run; with `step_seconds` each step takes so much longer, so that it can be met in the middle anywhere."""
+        """A run; with `step_seconds` each step takes so much longer, so that it can be met in the middle anywhere.
+
+        `drill`: further faults that are planted in it.
+        """
         values, pod = Struct(), Struct()
         values.update(config)
-        if step_seconds:
-            pod.update({"env": {"TRAINER_DRILL": f"step={step_seconds:g}"}})
+        planted = [f"step={step_seconds:g}"] * bool(step_seconds) + [drill] * bool(drill)
+        if planted:
+            pod.update({"env": {"TRAINER_DRILL": ",".join(planted)}})
         spec = training_run_pb2.TrainingRunSpec(
             trainer_config=values,
             token_set=TOKEN_SET,
@@ -294,6 +308,9 @@ class Lab:
         return self.runs.CreateTrainingRun(
             training_run_pb2.CreateTrainingRunRequest(parent=PARENT, training_run_id=run_id, spec=spec)
         )
+
+    def cancel(self, run_id: str) -> None:
+        self.runs.CancelTrainingRun(training_run_pb2.CancelTrainingRunRequest(name=run_name(run_id)))
 
     def get_run(self, run_id: str) -> training_run_pb2.TrainingRun:
         return self.runs.GetTrainingRun(training_run_pb2.GetTrainingRunRequest(name=run_name(run_id)))

@@ -28,7 +28,7 @@ def test_faults_are_kept_only_where_all_their_conditions_hold() -> None:
 def test_what_is_no_fault_is_refused_with_the_words_that_are_known(text: str) -> None:
     with pytest.raises(InvalidArgument, match=text.partition("@")[0]) as refused:
         drill(f"loader=1,{text}")
-    assert "step, loader, hang, corrupt, gemm, shards" in refused.value.violations[0][1]
+    assert "step, loader, hang, corrupt, gemm, order, shards" in refused.value.violations[0][1]
 
 
 def test_slow_step_dawdles_once_and_only_within_a_step() -> None:

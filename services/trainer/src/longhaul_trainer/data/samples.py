@@ -56,11 +56,13 @@ class SampleOrder:
         seed: int,
         document_masking: bool,
         stages: Sequence[Stage] = (),
+        shuffled: bool = True,
     ) -> None:
         self.streams = list(streams)
         self.sequence_length = sequence_length
         self._mixture = Mixture(weights, seed, stages)
         self._seed = seed
+        self._shuffled = shuffled
         self._document_masking = document_masking
         self._sizes = np.array([stream.sequences(sequence_length) for stream in streams], dtype=np.int64)
         self._stream_keys = np.array(
@@ -109,7 +111,7 @@ class SampleOrder:
             here = sources == source
             epochs, ranks = np.divmod(indices[here], self._sizes[source])
             keys = derive_key(self._seed, int(self._stream_keys[source]), epochs)
-            sequences[here] = permute(ranks, int(self._sizes[source]), keys)
+            sequences[here] = permute(ranks, int(self._sizes[source]), keys) if self._shuffled else ranks
         return sources, sequences
 
     def read(self, samples: Indices) -> Batch:

@@ -39,6 +39,8 @@ class Fault(StrEnum):
     """The first result of step so many is not a number; computed again, it is right."""
     GEMM = "gemm"
     """Checks of the node find this share of the speed of its matrix products."""
+    ORDER = "order"
+    """Samples come in the order of the text (any number)."""
     SHARDS = "shards"
     """Every rank draws the same initial values for its shards (any number)."""
 
@@ -98,6 +100,11 @@ class Drill:
     def delay(self, reading: Reading) -> float:
         """Seconds by which a batch comes late."""
         return self.faults.get(Fault.LOADER, 0.0) * (reading.cursor // max(1, reading.samples))
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether samples are shuffled, as they should be."""
+        return Fault.ORDER not in self.faults
 
     def measured_speed(self, value: float) -> float:
         """The speed of matrix products as a check of this node finds it."""

@@ -156,6 +156,7 @@ class Session:
             sequence_length=data.sequence_length,
             seed=data.shuffle_seed + stage,
             document_masking=data.document_masking,
+            shuffled=self.drill.shuffles,
         )
         steps = range(1, self.config.steps + 1)
         samples = sum(self.config.global_batch_at(step) for step in steps if self.config.stage_at(step) == stage)

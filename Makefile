@@ -69,7 +69,7 @@ up: $(STAMP) ## start the services on this machine
 down: ## stop them
 	@$(BIN)/longhaul down
 
-bench-control: $(STAMP) ## the controller: Create, reconcile of 8,000 GPUs, 2,000 pods, 2,000 heartbeats
+bench-control: $(STAMP) ## the controller: Create, reconcile of 8,000 GPUs, 2,000 pods, 2,000 heartbeats, 1,000 runs under kills
 	@$(BIN)/python bench/control.py
 
 bench-recovery: $(STAMP) ## recovery on this machine: five faults, REPS=5 times each

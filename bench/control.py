@@ -1,4 +1,4 @@
-"""Benchmarks of the training controller: Create under load, a large cluster, a large job, many heartbeats.
+"""Benchmarks of the training controller: Create under load, a large cluster, a large job, many heartbeats, kills.
 
 `make bench-control` prints one JSON object a line and at last how many targets were met. Create and heartbeats go to
 the real service in a process of its own on one core; the large cluster is a controller in this process.
@@ -39,6 +39,8 @@ WARM_UP = 5
 LARGE_JOB_NODES, API_LATENCY_SECONDS = 2000, 0.005
 AGENTS, HEARTBEAT_SECONDS = 2000, 15.0
 CHANNELS = 16
+SUBMISSIONS, KILL_PAUSE_SECONDS, LEAST_KILLS = 1000, 3.0, 5
+PRIORITY = -10
 results: list[bool] = []
 
 
@@ -52,6 +54,12 @@ def report(bench: str, ours: float, unit: str, target: str, met: bool, **details
 def quantile(values: list[float], share: float) -> float:
     """The value below which `share` of all lie."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def prefer(process: int) -> None:
+    """What else runs on this machine is not to be measured; where that is not allowed, it is."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, process, PRIORITY)
 
 
 class ServiceProcess:
@@ -75,6 +83,7 @@ class ServiceProcess:
         self.log = folder / "service.log"
         self.process = subprocess.Popen(command, env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT)
         os.sched_setaffinity(self.process.pid, {max(os.sched_getaffinity(0))})
+        prefer(self.process.pid)
 
     def cpu_seconds(self) -> float:
         """CPU time so far."""
@@ -243,6 +252,17 @@ async def bench_heartbeats() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def bench_submissions() -> None:
+    """Runs are submitted while one of two replicas after the other is killed."""
+    from submissions import submit_under_kills
+
+    with tempfile.TemporaryDirectory(prefix="bench-control-") as name:
+        outcome = await submit_under_kills(Path(name), SUBMISSIONS, KILL_PAUSE_SECONDS, LEAST_KILLS)
+    wrong = len(outcome.lost) + len(outcome.doubled) + len(outcome.failed) + len(outcome.unsettled)
+    report("submissions_under_kills", wrong, "lost, doubled, wrongly failed", f"0 of {SUBMISSIONS}", wrong == 0,
+           kills=outcome.kills, retries=outcome.retries, seconds=round(outcome.seconds, 1))  # fmt: skip
+
+
 class PlayedAgent:
     """One pod's agent: joins, prepares, starts, beats."""
 
@@ -316,7 +336,9 @@ async def main() -> None:
         "large-cluster": bench_large_cluster,
         "large-job": bench_large_job,
         "heartbeats": bench_heartbeats,
+        "submissions": bench_submissions,
     }
+    prefer(os.getpid())
     for name in sys.argv[1:] or list(benches):
         await benches[name]()
     print(f"bench-control: {sum(results)} of {len(results)} targets met")

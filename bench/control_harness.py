@@ -9,6 +9,7 @@ from typing import Any
 
 from control_plane import NODE_PREFIX, TOKEN_SET, LateCluster
 from longhaul_core.clock import SystemClock
+from longhaul_core.collector import spare_collector
 from longhaul_core.db import Database
 from longhaul_core.metrics import Metrics
 from longhaul_core.objects import open_store
@@ -109,7 +110,8 @@ class Plane:
         self.controller = Controller(self.db, self.clock, parts, Limits(), self.wakeup)
 
     async def open(self) -> None:
-        """Takes the lease."""
+        """Takes the lease, and treats the garbage collector as a service does."""
+        spare_collector()
         await ProjectStore(self.db, self.clock).ensure_default()
         won = asyncio.Event()
         self.leadership.on_change(won.set)
@@ -141,13 +143,14 @@ class Plane:
         await self.executor.settle()
 
     def play_agents(self) -> None:
-        """Agents of all pods join, obey, and step."""
+        """Agents of all pods join, obey, step, and are heard: silent ones would make their runs suspect."""
         for pod in list(self.cluster._pods.values()):
             if pod.name not in self.sessions:
                 owner = pod.labels["longhaul.dev/owner"]
                 session = self.sessions[pod.name] = AgentSession(pod.name, PROJECT, owner, 1)
                 self.hub.attach(session, 0, (), ())
         for session in self.sessions.values():
+            self.hub.touched(session)
             while not session.outgoing.empty():
                 self._obey(session, session.outgoing.get_nowait())
 

@@ -1,16 +1,14 @@
 """A thousand runs are submitted while a replica of the controller is killed every few seconds: none is lost or doubled.
 
 Two replicas share a database; one of them at a time is killed with SIGKILL and started again. The clients know both
-addresses, give each run a request id, and try again until they have an answer. `python bench/submissions.py 1000`.
+addresses, give each run a request id, and try again until they have an answer. `make bench-control` does it a
+thousand times, a test a few.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ from control import ServiceProcess
 from control_harness import run_spec
 from google.protobuf.struct_pb2 import Struct
 from longhaul.training.v1 import training_run_pb2, training_run_pb2_grpc
-from longhaul_core.logging import configure_logging
 
 CLIENTS = 8
 DEADLINE_SECONDS = 600.0
@@ -166,20 +163,3 @@ async def _list(stub: Any) -> list[training_run_pb2.TrainingRun]:
 async def _ready(address: str) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         await asyncio.wait_for(channel.channel_ready(), 120.0)
-
-
-async def main(runs: int) -> int:
-    """Prints one line; 1 when something was lost, doubled or failed."""
-    with tempfile.TemporaryDirectory(prefix="submissions-") as name:
-        outcome = await submit_under_kills(Path(name), runs, 3.0, 5)
-    row = {"bench": "submissions", "ours": len(outcome.lost) + len(outcome.doubled) + len(outcome.failed), "peer": None,
-           "peer_name": "", "unit": "lost, doubled or failed", "ratio": None, "target": f"0 of {runs}",
-           "met": outcome.well, "kills": outcome.kills, "retries": outcome.retries,
-           "seconds": round(outcome.seconds, 1)}  # fmt: skip
-    print(json.dumps(row))
-    return 0 if outcome.well else 1
-
-
-if __name__ == "__main__":
-    configure_logging("bench", "error")
-    sys.exit(asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Fault:
     """Answers `times` matching requests with `status`, or cuts their connection where `status` is 0.
 
-    With `executed` the request takes effect first and only its answer is lost.
+    With `executed` the request takes effect first and only its answer is lost; the first `after` are left alone.
     """
 
     verb: str
@@ -21,11 +21,15 @@ class Fault:
     retry_after: int | None = None
     times: int = 1
     executed: bool = False
+    after: int = 0
     fired: int = 0
 
     def takes(self, verb: str, resource: str) -> bool:
         """Whether this request is hit; counts it."""
         if self.fired >= self.times or (verb, resource) != (self.verb, self.resource):
+            return False
+        if self.after:
+            self.after -= 1
             return False
         self.fired += 1
         return True

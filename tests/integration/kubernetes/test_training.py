@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
+import pytest
 from fakekube import FakeKubernetes
+from fakekube.faults import Fault
+from longhaul.training.v1 import training_run_pb2 as pb
 from training_contract import (
+    TAKE_OVER_SECONDS,
+    of_run,
     test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more,
     test_namespace_that_is_not_there_is_named,
     test_run_survives_node_loss_and_leaves_nothing_behind,
     test_what_cannot_run_is_a_state_that_says_what_to_do,
 )
 from training_harness import config, wait
-from training_lab import KubeLab
+from training_lab import KubeLab, signalled
 
 __all__ = [
     "test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more",
@@ -40,3 +48,37 @@ def test_run_goes_on_while_the_api_server_is_away_and_costs_few_calls(kube: Kube
     assert calls["get", "configmaps"] == 0
     # One by the controller; the kubelet's own removal of the object comes on top.
     assert calls["delete", "pods"] <= 3
+
+
+@pytest.mark.needs_program("postgres")
+def test_leader_paused_in_the_middle_of_creating_pods_loses_and_doubles_none(
+    kube: KubeLab, api: FakeKubernetes
+) -> None:
+    def run() -> pb.TrainingRun:
+        return kube.second_runs.GetTrainingRun(pb.GetTrainingRunRequest(name="projects/lab/trainingRuns/halved"))
+
+    kube.start_second()
+    ended = kube.training.log.read_bytes().count(b"leadership ended")
+    before = api.ledger.calls.copy()
+    refused = Fault("create", "pods", 503, "busy", times=10_000, after=1)
+    api.ledger.faults.append(refused)
+    kube.submit("halved", config(steps=30), nodes=2)
+    wait(lambda: refused.fired and kube.raw_pods("halved"), "one pod of two is created")
+    signalled(kube.training, signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    try:
+        first = kube.raw_pods("halved")
+        assert len(first) == 1
+        api.ledger.faults.remove(refused)
+        wait(lambda: len(kube.raw_pods("halved")) == 2, "the other replica creates what was missing")
+        assert time.monotonic() - stopped_at < TAKE_OVER_SECONDS
+        assert len(of_run(kube, "configmaps", "halved")) == 1
+        wait(lambda: run().status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, "the run ends well")
+    finally:
+        signalled(kube.training, signal.SIGCONT)
+    wait(lambda: kube.training.log.read_bytes().count(b"leadership ended") > ended, "the deposed leader notices")
+    assert (run().status.epoch, list(run().status.incidents)) == (1, [])
+    wait(lambda: not kube.raw_pods("halved"), "its pods are gone")
+    calls = api.ledger.calls - before
+    assert calls["create", "pods"] - refused.fired == 2
+    kube.second.stop()

@@ -47,7 +47,8 @@ def found(lab: Lab, run: str, kind: str, cause: str = "") -> list[Any]:
 
 
 def test_playbook_incidents_are_named_by_their_causes(lab: Lab) -> None:
-    lab.create_run("loader", config(steps=400), drill="loader=0.0005", nodes=1)
+    slow = config(steps=400, optimizer={"learning_rate": 1e-6})
+    lab.create_run("loader", slow, drill="loader=0.0005", reference="order", nodes=1)
     lab.create_run("order", config(steps=400), drill="order=1,step=0.01", nodes=1)
     lab.create_run("shards", config(layout={"tensor_parallel": 2}), drill="shards=1", nodes=1, gpus_per_node=2)
     failed = lab.wait_state("shards", *ENDED)
@@ -59,14 +60,18 @@ def test_playbook_incidents_are_named_by_their_causes(lab: Lab) -> None:
     loader = wait(lambda: found(lab, "loader", "ANOMALY"), "a loader that slows is noticed")
     assert [event.cause for event in loader] == ["LOADER_SLOWS_WITH_STEPS"]
     assert loader[0].data["to_seconds"] > loader[0].data["from_seconds"]
+    behind = wait(lambda: found(lab, "loader", "BEHIND_REFERENCE"), "the run is behind its reference")
+    assert behind[0].data["run"] == run_name("order")
+    assert behind[0].data["loss"] > behind[0].data["reference"] + 0.05
     for run in ("loader", "order"):
         lab.cancel(run)
     for run in ("loader", "order"):
-        lab.wait_state(run, "CANCELLED")
+        lab.wait_state(run, "CANCELLED", "SUCCEEDED")
 
 
 def test_wrong_result_is_traced_to_its_node_in_two_rounds_and_the_node_is_left(lab: Lab) -> None:
-    drill = "corrupt=12@epoch=1,gemm=0.2@node=node-1"
+    drill = "corrupt=12@node=node-1,gemm=0.1@node=node-1"
+    wait(lambda: not lab.pods(), "the pods of the runs before are gone")
     lab.create_run("wrong", config(steps=20), drill=drill, step_seconds=0.02, nodes=2, spares=1)
     run = lab.wait_state("wrong", *ENDED)
     assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
@@ -81,37 +86,25 @@ def test_wrong_result_is_traced_to_its_node_in_two_rounds_and_the_node_is_left(l
 
 
 def test_full_preflight_finds_a_bad_node_replaces_it_and_shows_its_checklist(lab: Lab) -> None:
-    lab.create_run("checked", config(steps=10), drill="gemm=0.2@node=node-0", nodes=2, preflight="full")
+    wait(lambda: not lab.pods(), "the pods of the run before are gone")
+    lab.create_run("checked", config(steps=4), drill="gemm=0.1@node=node-0", nodes=2, preflight="full")
     run = lab.wait_state("checked", *ENDED)
     assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
-    assert [(i.cause, i.node) for i in run.status.incidents] == [("NODE_FAULTY", "node-0")]
+    assert ("NODE_FAULTY", "node-0") in [(incident.cause, incident.node) for incident in run.status.incidents]
     assert "nodes/node-0" in [request.name for request in lab.upstream.quarantined]
-    kinds = ["PREFLIGHT_STARTED", "NODES_SUSPECTED", "NODE_ACCUSED"]
-    assert [event.type for event in lab.events("checked") if event.type in kinds] == [*kinds[:2], "NODE_ACCUSED"]
+    kinds = [event.type for event in lab.events("checked")]
+    assert kinds.index("PREFLIGHT_STARTED") < kinds.index("NODES_SUSPECTED") < kinds.index("NODE_ACCUSED")
+    assert kinds.count("PREFLIGHT_STARTED") >= 2, "the node that took its place was checked too"
     lines = {(line.node, line.check): line.passed for line in run.status.checks}
-    used = {event.data["node"] for event in found(lab, "checked", "CHECKED")}
-    assert used is not None
-    assert {node for node, _ in lines} != {"node-0"}
-    assert {"gemm", "gpu_memory", "all_reduce", "storage", "data", "resume", "evaluation"} <= {c for _, c in lines}
-    assert all(lines.values()), lines
-
-
-def test_hang_is_found_told_with_the_stacks_of_the_ranks_and_ended(lab: Lab) -> None:
-    lab.create_run("hung", config(steps=16), drill="hang=8@rank=1@epoch=1", nodes=1, gpus_per_node=2)
-    run = lab.wait_state("hung", *ENDED)
-    assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
-    (incident,) = run.status.incidents
-    assert (incident.cause, incident.action) == ("HANG", pb.RECOVERY_ACTION_PROCESS)
-    stacks = {int(event.data["rank"]): event for event in found(lab, "hung", "STACKS")}
-    assert set(stacks) == {0, 1}
-    assert "drills.py" in stacks[1].message
-    assert stacks[1].message in incident.message
+    assert "node-0" not in {node for node, _ in lines}
+    checks = {check for _, check in lines}
+    assert checks >= {"gemm", "gpu_memory", "all_reduce", "storage", "data", "resume", "evaluation"}
 
 
 def test_preempted_run_is_requeued_with_its_checkpoint_and_goes_on_with_fewer_nodes(lab: Lab) -> None:
-    lab.create_run("low", config(steps=40), step_seconds=0.05, nodes=2, gpus_per_node=2)
+    lab.create_run("low", config(steps=24), step_seconds=0.05, nodes=2, gpus_per_node=2)
     lab.wait_step("low", 5)
-    lab.create_run("high", config(steps=40), step_seconds=0.05, nodes=1, gpus_per_node=2, priority=10)
+    lab.create_run("high", config(steps=10), step_seconds=0.05, nodes=1, gpus_per_node=2, priority=10)
     lab.wait_state("low", "QUEUED")
     lab.wait_step("high", 1)
     (preempted,) = found(lab, "low", "PREEMPTION_STARTED")
@@ -125,26 +118,37 @@ def test_preempted_run_is_requeued_with_its_checkpoint_and_goes_on_with_fewer_no
         run = lab.wait_state(name, *ENDED)
         assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
     rows = lab.rows("low")
-    assert [row.step for row in rows] == list(range(1, 41))
+    assert [row.step for row in rows] == list(range(1, 25))
     assert not [row for row in rows if row.replayed], "a checkpoint was written before the nodes were given back"
     assert min(row.step for row in rows if row.epoch == 2) == made + 1
     assert not lab.get_run("low").status.incidents
 
 
-def test_elastic_run_goes_on_without_a_lost_node_and_takes_it_back(lab: Lab) -> None:
-    lab.create_run("elastic", config(steps=120), step_seconds=0.04, nodes=2, gpus_per_node=2, minimum_nodes=1)
-    lab.wait_step("elastic", 12)
+def test_elastic_run_survives_a_hang_goes_on_without_a_lost_node_and_takes_it_back(lab: Lab) -> None:
+    drill = "hang=8@rank=1@epoch=1"
+    wait(lambda: not lab.pods(), "the pods of the runs before are gone")
+    lab.create_run(
+        "elastic", config(steps=70), drill=drill, step_seconds=0.05, nodes=2, gpus_per_node=2, minimum_nodes=1
+    )
+    lab.wait_step("elastic", 10, epoch=2)
+    hang = lab.get_run("elastic").status.incidents[0]
+    assert (hang.cause, hang.action) == ("HANG", pb.RECOVERY_ACTION_PROCESS)
+    stacks = {int(event.data["rank"]): event.message for event in found(lab, "elastic", "STACKS")}
+    assert set(stacks) == {0, 1, 2, 3}
+    assert "drills.py" in stacks[1]
+    assert stacks[1] in hang.message
+
     os.kill(running_nodes(lab.cluster)["node-3"], signal.SIGKILL)
     wait(lambda: found(lab, "elastic", "SHRUNK"), "the run goes on with one node")
-    shrunk = lab.get_run("elastic").status.epoch
-    lab.wait_step("elastic", 1, epoch=shrunk)
+    lab.wait_step("elastic", 1, epoch=lab.get_run("elastic").status.epoch)
     assert lab.get_run("elastic").status.nodes == 1
     start_node(lab.cluster, "node-3", gpus=2)
     wait(lambda: found(lab, "elastic", "GROWN"), "the run takes the node back")
     run = lab.wait_state("elastic", *ENDED)
     assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
+    assert [event.data["nodes"] for event in found(lab, "elastic", "GROWN")] == [2]
+    assert run.status.eta_error > 0, "how wrong the first estimate was: it knew of no fault"
     rows = lab.rows("elastic")
-    assert sorted({row.step for row in rows}) == list(range(1, 121))
+    assert sorted({row.step for row in rows}) == list(range(1, 71))
     tokens = {row.tokens - before.tokens for before, row in itertools.pairwise(rows)}
     assert len(tokens) == 1, "the global batch stays what it is"
-    assert [event.data["nodes"] for event in found(lab, "elastic", "GROWN")] == [2]

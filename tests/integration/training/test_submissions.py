@@ -1,4 +1,4 @@
-"""Submissions while replicas of the controller are killed; `python bench/submissions.py` does it a thousand times."""
+"""Submissions while replicas of the controller are killed; `make bench-control` does it a thousand times."""
 
 from __future__ import annotations
 

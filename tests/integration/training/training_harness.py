@@ -267,9 +267,9 @@ class Lab:
     def close(self) -> None:
         self.channel.close()
         self.checkpoint_channel.close()
-        self.training.stop()
-        self.checkpoint.stop()
         self.stop_nodes()
+        self.training.kill()
+        self.checkpoint.kill()
         self.upstream.stop()
 
     def training_environment(self) -> dict[str, str]:
@@ -289,11 +289,18 @@ class Lab:
             stop_node(self.cluster, node)
 
     def create_run(
-        self, run_id: str, config: dict[str, Any], *, step_seconds: float = 0.0, drill: str = "", **resources: Any
+        self,
+        run_id: str,
+        config: dict[str, Any],
+        *,
+        step_seconds: float = 0.0,
+        drill: str = "",
+        reference: str = "",
+        **resources: Any,
     ) -> training_run_pb2.TrainingRun:
         """A run; with `step_seconds` each step takes so much longer, so that it can be met in the middle anywhere.
 
-        `drill`: further faults that are planted in it.
+        `drill`: further faults that are planted in it; `reference`: the run that it is to keep up with.
         """
         values, pod = Struct(), Struct()
         values.update(config)
@@ -304,6 +311,7 @@ class Lab:
             trainer_config=values,
             token_set=TOKEN_SET,
             resources=training_run_pb2.RunResources(**{"nodes": 2, "gpus_per_node": 1, **resources}, pod=pod),
+            reference_run=run_name(reference) if reference else "",
         )
         return self.runs.CreateTrainingRun(
             training_run_pb2.CreateTrainingRunRequest(parent=PARENT, training_run_id=run_id, spec=spec)

@@ -248,3 +248,27 @@ def test_doubt_outlives_a_fault_in_the_middle_of_the_diagnosis() -> None:
     slots = tuple(replace(slot, pod_uid=f"uid-{slot.index}", joined=True) for slot in control.slots)
     again = replace(run, control=replace(control, slots=slots, backoff_until=0.0))
     assert "DIAGNOSIS_STARTED" in settle(again, with_reports(make_world(again), suspicion=suspicion))[2]
+
+
+def test_node_that_takes_the_place_of_one_which_failed_its_preflight_is_checked_too() -> None:
+    run = make_run(RunState.PREFLIGHT, pods=2, epoch=2, registered_epoch=2)
+    checkup = Checkup(CheckupPurpose.PREFLIGHT, 2, ((1, 0),), NOW - 1, suspects=(1,), why="before the first step")
+    run = replace(run, control=replace(run.control, checkup=checkup))
+    found = (report(run, 0, 2, 700.0), report(run, 1, 2, 100.0))
+    control = changed(decide(run, with_reports(make_world(run), node_reports=found)))
+    assert (control.state, control.preflight_again, control.checkup) == (RunState.RECOVERING, True, None)
+
+    slots = tuple(
+        replace(slot, node=f"node-{2 + i}", pod_uid=f"u{i}", joined=True) for i, slot in enumerate(control.slots)
+    )
+    replaced = replace(run, control=replace(control, slots=slots, registered_epoch=control.epoch))
+    settled, _, happened = settle(replaced, make_world(replaced))
+    assert "PREFLIGHT_STARTED" in happened
+    assert settled.control.checkup is not None
+    assert (settled.control.checkup.groups, settled.control.preflight_again) == (((0, 1),), False)
+
+    well = tuple(report(settled, n, settled.control.epoch, 700.0) for n in range(2))
+    registered = replace(settled, control=replace(settled.control, registered_epoch=settled.control.epoch))
+    passed = changed(decide(registered, with_reports(make_world(registered), node_reports=well)))
+    assert (passed.state, passed.checkup) == (RunState.RENDEZVOUS, None)
+    assert {line.node for line in passed.checklist} == {"node-2", "node-3"}

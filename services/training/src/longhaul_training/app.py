@@ -48,6 +48,7 @@ from longhaul_training.adapters.queue_reader import QueueReader
 from longhaul_training.adapters.reception import Reception
 from longhaul_training.adapters.reference_keeper import ReferenceKeeper
 from longhaul_training.adapters.report_store import ReportStore
+from longhaul_training.adapters.run_logs import RunLogs
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.adapters.task_store import TaskStore
 from longhaul_training.adapters.token_sets import TokenSets
@@ -100,6 +101,7 @@ class _Leader:
 
     leadership: Leadership
     hub: AgentHub
+    cluster: Cluster
     reception: Reception
     loops: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
 
@@ -199,14 +201,15 @@ def _make_leader(context: ServiceContext, stores: _Stores, channels: _Channels, 
         BurnInKeeper(health, stores.tasks, context.objects, leadership, clock),
     )
     reception = Reception(stores.runs, stores.reports, hub, stores.identity, leadership, wakeup.set)
-    return _Leader(leadership, hub, reception, tuple(partial(worker.run, stop) for worker in workers))
+    return _Leader(leadership, hub, cluster, reception, tuple(partial(worker.run, stop) for worker in workers))
 
 
 def _register(context: ServiceContext, stores: _Stores, leader: _Leader, server: grpc.aio.Server) -> Sequence[str]:
-    db, objects, clock = context.db, context.objects, context.clock
+    db, clock = context.db, context.clock
     runs, projects, hub = stores.runs, stores.projects, leader.hub
+    logs = RunLogs(context.objects, leader.cluster, projects, clock)
     training_run_pb2_grpc.add_TrainingRunServiceServicer_to_server(
-        TrainingRunServicer(db, objects, clock, runs, stores.reports, projects, hub, QueueReader(db)), server
+        TrainingRunServicer(db, logs, clock, runs, stores.reports, projects, hub, QueueReader(db)), server
     )
     agent_pb2_grpc.add_AgentServiceServicer_to_server(
         AgentServicer(leader.leadership, leader.reception, hub, clock), server

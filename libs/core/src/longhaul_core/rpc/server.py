@@ -7,7 +7,6 @@ over (`on_drain`), loops and watches end, calls in progress get `shutdown_grace_
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +15,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from longhaul_core.clock import SystemClock
+from longhaul_core.collector import spare_collector
 from longhaul_core.db import Database
 from longhaul_core.errors import ErrorCode, LonghaulError
 from longhaul_core.exits import EXIT_CONFIGURATION, EXIT_DEFECT, EXIT_FULL, EXIT_OK, EXIT_UNAVAILABLE
@@ -51,9 +51,6 @@ _EXIT_CODES = {
     ErrorCode.RESOURCE_EXHAUSTED: EXIT_FULL,
 }
 
-_COLLECT_AFTER = (10_000, 20, 20)
-"""Objects made before the youngest are looked at, and how often before older ones are."""
-
 __all__ = ["ServiceContext", "ServiceDefinition", "main", "run_service", "running_service"]
 
 log = get_logger(__name__)
@@ -77,7 +74,7 @@ async def run_service(settings: ServiceSettings, build: Build) -> int:
         loop.add_signal_handler(number, shutdown.set)
     try:
         async with _hosted(settings, build) as host:
-            _spare_collector()
+            spare_collector()
             await host.wait(shutdown)
     except LonghaulError as error:
         return _report(settings.service, error)
@@ -131,17 +128,6 @@ async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[Serv
         stack.push_async_callback(host.stop)
         log.info("service started", address=port.address, database=db.url, objects=settings.resolved_object_store_url)
         yield host
-
-
-def _spare_collector() -> None:
-    """Keep what the start has made out of the garbage collector's sight, and let it look less often.
-
-    A full collection stops every call: over the modules and a few hundred records it took 160 ms, every few seconds
-    under load. What a service makes is freed by reference counts; cycles come from errors, and can wait.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def _interceptors(settings: ServiceSettings, metrics: Metrics) -> Sequence[CallInterceptor]:

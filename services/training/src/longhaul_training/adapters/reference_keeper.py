@@ -30,7 +30,7 @@ from longhaul_training.domain.reference import (
 )
 from longhaul_training.domain.states import RunState
 
-INTERVAL_SECONDS = 10.0
+INTERVAL_SECONDS = 5.0
 
 log = get_logger(__name__)
 

@@ -23,7 +23,7 @@ from longhaul_training.adapters.run_store import KIND, StoredRun, append_events,
 from longhaul_training.domain import reports as folding
 from longhaul_training.domain.actions import RunEvent
 from longhaul_training.domain.checkup_record import Finding, NodeReport
-from longhaul_training.domain.reports import Reports, Suspicion, WorkerExit
+from longhaul_training.domain.reports import Reports, StackNote, Suspicion, WorkerExit
 
 log = get_logger(__name__)
 
@@ -31,6 +31,8 @@ NODE_CHECKED = "NODE_CHECKED"
 """Type of the event in which a rank says what its check of its pod found."""
 NODE_SUSPECT = "NODE_SUSPECT"
 """Type of the event in which a rank says that one of the run's nodes computes wrongly."""
+STACKS = "STACKS"
+"""Type of the event in which an agent says where a rank stood before it was ended."""
 RESTORED = "RESTORED"
 """Type of the event by which rank 0 says that it has loaded its checkpoint."""
 
@@ -196,7 +198,7 @@ def _fold(
                 if report.event.type == NODE_CHECKED:
                     folded = folding.add_node_report(folded, _node_report(report.event))
                 else:
-                    folded = _note_suspicion(folded, report.event)
+                    folded = _note_findings(folded, report.event)
                     happened.append(report.event)
             case NoticeReport():
                 pass
@@ -210,7 +212,10 @@ def _note_restore(folded: Reports, event: RunEvent) -> Reports:
     return folding.add_restore(folded, int(data["epoch"]), float(data["at"]), float(data.get("seconds", 0.0)))
 
 
-def _note_suspicion(folded: Reports, event: RunEvent) -> Reports:
+def _note_findings(folded: Reports, event: RunEvent) -> Reports:
+    if event.type == STACKS:
+        note = StackNote(int(event.data["epoch"]), int(event.data["rank"]), event.message)
+        return folding.add_stacks(folded, note)
     if event.type != NODE_SUSPECT:
         return folded
     return folding.add_suspicion(folded, Suspicion(int(event.data["epoch"]), event.cause, event.message))

@@ -7,6 +7,7 @@ workers are fenced and started is the same.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from longhaul_training.domain import causes
 from longhaul_training.domain.actions import Act, Action, Change, Decision, PrepareEpoch, RunEvent, StartEpoch
@@ -42,6 +43,15 @@ def diagnose_doubt(run: Run, world: World) -> Change:
     event = RunEvent("DIAGNOSIS_STARTED", said.cause, said.message, {"groups": len(checkup.groups)})
     epoch = run.control.epoch + 1
     return amend(run, event, checkup=checkup, epoch=epoch, epoch_since=world.now, diagnosed_at=world.now)
+
+
+def begin_preflight(run: Run, world: World, why: str, **changes: Any) -> Change:
+    """Checks all nodes in pairs before the first step, or again after some were replaced."""
+    checkup = first_round(run, world, CheckupPurpose.PREFLIGHT, why)
+    text = f"{len(run.members)} node(s) are checked {why}, {len(checkup.groups)} group(s)"
+    event = RunEvent("PREFLIGHT_STARTED", "", text)
+    epoch = run.control.epoch + 1
+    return amend(run, event, checkup=checkup, epoch=epoch, epoch_since=world.now, preflight_again=False, **changes)
 
 
 def check_nodes(run: Run, world: World) -> Decision:
@@ -116,10 +126,10 @@ def _judge(run: Run, world: World, checkup: Checkup, reports: dict[int, tuple[No
     guilty = [index for index in checkup.suspects if index in verdict.failed and index in members]
     if not guilty:
         return _clear(run, world, checkup)
-    return _replace(run, world, verdict, guilty)
+    return _replace(run, world, checkup, verdict, guilty)
 
 
-def _replace(run: Run, world: World, verdict: Verdict, guilty: list[int]) -> Decision:
+def _replace(run: Run, world: World, checkup: Checkup, verdict: Verdict, guilty: list[int]) -> Decision:
     """Accuses the nodes that failed twice and moves their pods."""
     nodes = {slot.index: slot.node for slot in run.control.slots}
     accusations, faults = list(run.control.accusations), []
@@ -133,7 +143,11 @@ def _replace(run: Run, world: World, verdict: Verdict, guilty: list[int]) -> Dec
         )
     control = replace(run.control, accusations=tuple(accusations), diagnosed_epoch=run.control.epoch)
     accused = replace(run, control=control)
-    return recover(accused, world, tuple(faults))
+    change = recover(accused, world, tuple(faults))
+    if checkup.purpose is CheckupPurpose.PREFLIGHT and not change.control.state.terminal:
+        # Whoever takes their places has not been checked.
+        change = replace(change, control=replace(change.control, preflight_again=True))
+    return change
 
 
 def _clear(run: Run, world: World, checkup: Checkup) -> Decision:

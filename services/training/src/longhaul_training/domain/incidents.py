@@ -62,7 +62,7 @@ def open_incident(
     return (*incidents, opened)[-KEPT_INCIDENTS:]
 
 
-def amend_last(incidents: tuple[Incident, ...], **changes: float | int | None) -> tuple[Incident, ...]:
+def amend_last(incidents: tuple[Incident, ...], **changes: float | int | str | None) -> tuple[Incident, ...]:
     """Sets fields of the last incident."""
     return (*incidents[:-1], replace(incidents[-1], **changes))  # type: ignore[arg-type]
 

@@ -88,12 +88,14 @@ def slowing_loader(pace: Pace) -> tuple[Block, Block] | None:
     if len(blocks) < 2 * BASELINE_BLOCKS:
         return None
     waits = [block.data_wait for block in blocks[-4 * BASELINE_BLOCKS :]]
-    rising = sum(later > earlier for earlier, later in itertools.pairwise(waits))
+    # Of all pairs, not of neighbours alone (Mann 1945): a machine that others use too varies from block to block.
+    pairs = list(itertools.combinations(waits, 2))
+    rising = sum(later > earlier for earlier, later in pairs)
     quarter = max(1, len(waits) // 4)
     grown = statistics.fmean(waits[-quarter:]) - statistics.fmean(waits[:quarter])
     slower = blocks[-1].step_seconds - blocks[-len(waits)].step_seconds
     significant = grown > 0.1 * blocks[-1].step_seconds and grown >= LOADER_SHARE * slower
-    if rising < RISING_SHARE * (len(waits) - 1) or not significant:
+    if rising < RISING_SHARE * len(pairs) or not significant:
         return None
     return blocks[-len(waits)], blocks[-1]
 

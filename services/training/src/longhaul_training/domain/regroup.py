@@ -20,9 +20,9 @@ from longhaul_training.domain.actions import (
     RunEvent,
     StartEpoch,
 )
-from longhaul_training.domain.checkup_record import Accusation, CheckupPurpose, Finding
+from longhaul_training.domain.checkup_record import Accusation, Finding
 from longhaul_training.domain.checkups import merge_checklist
-from longhaul_training.domain.diagnosis import check_nodes, diagnose_doubt, doubted, first_round
+from longhaul_training.domain.diagnosis import begin_preflight, check_nodes, diagnose_doubt, doubted
 from longhaul_training.domain.faults import Fault
 from longhaul_training.domain.incidents import amend_last
 from longhaul_training.domain.observations import AgentView, WorkerPhase, World
@@ -57,6 +57,8 @@ def regroup(run: Run, world: World) -> Decision:
         return refused
     if control.checkup is not None:
         return check_nodes(run, world)
+    if control.preflight_again and control.state is RunState.RECOVERING:
+        return begin_preflight(run, world, "again", checklist=_with_checks(run, agents))
     if control.state is RunState.ADMITTED:
         return move(run, world, RunState.PREFLIGHT, Reason("AGENTS_JOINED", "all agents have joined"))
     if control.state is RunState.PREFLIGHT:
@@ -129,19 +131,14 @@ def _refuse(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Dec
 
 def _preflight(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Decision:
     """All agents passed their own checks; where it is asked for, the checks in pairs come next."""
-    epoch = run.control.epoch + 1
     if run.spec.full_preflight:
-        checkup = first_round(run, world, CheckupPurpose.PREFLIGHT, "before the first step")
-        event = RunEvent("PREFLIGHT_STARTED", "", f"{len(agents)} node(s) are checked, {len(checkup.groups)} group(s)")
-        return amend(
-            run, event, checkup=checkup, checklist=_with_checks(run, agents), epoch=epoch, epoch_since=world.now
-        )
+        return begin_preflight(run, world, "before the first step", checklist=_with_checks(run, agents))
     return move(
         run,
         world,
         RunState.RENDEZVOUS,
         Reason("PREFLIGHT_PASSED", f"{len(agents)} node(s) passed"),
-        epoch=epoch,
+        epoch=run.control.epoch + 1,
         epoch_since=world.now,
         checklist=_with_checks(run, agents),
     )

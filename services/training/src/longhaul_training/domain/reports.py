@@ -17,6 +17,7 @@ from longhaul_training.domain.pace import Pace, add_step, restarted
 
 RECENT_STEPS = 64
 KEPT_EXITS = 64
+KEPT_STACKS = 16
 MESSAGE_CHARACTERS = 2000
 
 
@@ -60,6 +61,15 @@ class Suspicion:
 
 
 @dataclass(frozen=True, slots=True)
+class StackNote:
+    """Where a rank of an epoch stood when its agent was about to end it."""
+
+    epoch: int
+    rank: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
     """Everything reported so far; `step` is of `step_epoch`, `high_step` the highest of all epochs."""
 
@@ -86,6 +96,7 @@ class Reports:
     pace: Pace = field(default_factory=Pace)
     node_reports: tuple[NodeReport, ...] = ()
     suspicion: Suspicion | None = None
+    stacks: tuple[StackNote, ...] = ()
 
     @property
     def median_step_seconds(self) -> float:
@@ -165,6 +176,12 @@ def add_suspicion(reports: Reports, suspicion: Suspicion) -> Reports:
     if known is not None and known.epoch >= suspicion.epoch:
         return reports
     return replace(reports, suspicion=suspicion)
+
+
+def add_stacks(reports: Reports, note: StackNote) -> Reports:
+    """Keeps where the ranks of the newest epoch stood, as many as a person reads."""
+    kept = tuple(n for n in reports.stacks if n.epoch >= note.epoch and (n.epoch, n.rank) != (note.epoch, note.rank))
+    return replace(reports, stacks=(*kept, note)[:KEPT_STACKS])
 
 
 def _key(found: NodeReport) -> tuple[int, str, int]:

@@ -243,6 +243,7 @@ class Control:
     requeues: int = 0
     admitted_priority: int = 0
     checkup: Checkup | None = None
+    preflight_again: bool = False
     checklist: tuple[Finding, ...] = ()
     accusations: tuple[Accusation, ...] = ()
     diagnosed_at: float = 0.0

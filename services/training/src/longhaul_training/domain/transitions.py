@@ -132,7 +132,7 @@ def begin_stepping(run: Run, world: World) -> Change:
     incident = control.open_incident
     if incident is not None:
         incidents = amend_last(incidents, resume_step=control.resume.step if control.resume else 0)
-        incidents = _restored(incidents, run, world)
+        incidents = _with_stacks(_restored(incidents, run, world), world)
     return move(
         run,
         world,
@@ -161,6 +161,15 @@ def close_incident(run: Run, world: World) -> Change:
     }
     text = f"caught up at step {world.training.step}, {times.to_first_step + times.replay:.1f} s after the fault"
     return amend(run, RunEvent("INCIDENT_RECOVERED", incident.cause, text, data), incidents=incidents)
+
+
+def _with_stacks(incidents: tuple[Incident, ...], world: World) -> tuple[Incident, ...]:
+    """A hang's incident says where the ranks stood; their agents told it when they ended them."""
+    last = incidents[-1]
+    notes = [note.message for note in world.training.stacks if note.epoch == last.epoch - 1]
+    if last.cause != causes.HANG.name or not notes or notes[0] in last.message:
+        return incidents
+    return amend_last(incidents, message="; ".join((last.message, *notes)))
 
 
 def _restored(incidents: tuple[Incident, ...], run: Run, world: World) -> tuple[Incident, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,18 +11,17 @@ from longhaul.training.v1 import training_run_pb2_grpc
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, resources
 from longhaul_core.db import events as event_table
-from longhaul_core.ids import ResourceName, check_id, parse_name, parse_parent
-from longhaul_core.objects import ObjectStore
+from longhaul_core.ids import check_id, parse_name, parse_parent
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
 
-from longhaul_training.adapters import rank_logs, run_store
+from longhaul_training.adapters import run_store
 from longhaul_training.adapters.hub import AgentHub
 from longhaul_training.adapters.metric_rows import MetricRow
 from longhaul_training.adapters.project_store import ProjectStore
 from longhaul_training.adapters.queue_reader import QueueReader
-from longhaul_training.adapters.rank_logs import LogText
 from longhaul_training.adapters.report_store import ReportStore
+from longhaul_training.adapters.run_logs import LogCursor, RunLogs
 from longhaul_training.adapters.run_store import RunStore, StoredRun
 from longhaul_training.convert import agents as convert_agents
 from longhaul_training.convert import common, run_status
@@ -48,7 +46,7 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
     def __init__(
         self,
         db: Database,
-        objects: ObjectStore,
+        logs: RunLogs,
         clock: Clock,
         runs: RunStore,
         reports: ReportStore,
@@ -58,7 +56,7 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
     ) -> None:
         self._queue = queue
         self._db = db
-        self._objects = objects
+        self._logs = logs
         self._clock = clock
         self._runs = runs
         self._reports = reports
@@ -188,28 +186,18 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
         """See the proto."""
         name = parse_name(request.name, convert.COLLECTION)
         rank = request.rank if request.HasField("rank") else None
-        await self._runs.get(name.project, name.id)
-        seen: set[str] = set()
-        first = True
+        cursor, tail_lines = LogCursor(), request.tail_lines
         while not context.cancelled():
             # Looked at before the chunks: what is written until the end is then read.
-            ended = (await self._runs.get(name.project, name.id)).run.control.state.terminal
-            lines = await asyncio.to_thread(self._new_lines, name, rank, seen, request.tail_lines if first else 0)
-            first = False
+            run = (await self._runs.get(name.project, name.id)).run
+            ended = run.control.state.terminal
+            lines, tail_lines = await self._logs.read(run, rank, cursor, tail_lines), 0
             for start in range(0, len(lines), LINES_A_MESSAGE):
                 chosen = lines[start : start + LINES_A_MESSAGE]
                 yield pb.ReadLogsResponse(lines=[convert.log_line(line) for line in chosen])
             if ended or not request.follow:
                 return
             await self._clock.sleep(LOG_POLL_SECONDS)
-
-    def _new_lines(self, name: ResourceName, rank: int | None, seen: set[str], tail_lines: int) -> list[LogText]:
-        chunks = rank_logs.list_chunks(self._objects, name.project, name.id, rank)
-        new = [chunk for chunk in chunks if chunk.key not in seen]
-        seen.update(chunk.key for chunk in new)
-        if tail_lines:
-            return rank_logs.tail(self._objects, new, tail_lines)
-        return list(rank_logs.read_lines(self._objects, new))
 
     async def _get(self, text: str) -> StoredRun:
         name = parse_name(text, convert.COLLECTION)

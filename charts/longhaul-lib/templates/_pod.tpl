@@ -20,9 +20,12 @@
 
 {{- define "longhaul.probe" -}}
 grpc:
-  port: {{ add (include "longhaul.port" . | int) 200 }}
-periodSeconds: {{ .Values.probes.periodSeconds }}
-timeoutSeconds: {{ .Values.probes.timeoutSeconds }}
+  port: {{ add (include "longhaul.port" .root | int) 200 }}
+  {{- with .name }}
+  service: {{ . }} # the process, which may still wait for its database
+  {{- end }}
+periodSeconds: {{ .root.Values.probes.periodSeconds }}
+timeoutSeconds: {{ .root.Values.probes.timeoutSeconds }}
 {{- end -}}
 
 {{- define "longhaul.pod" -}}
@@ -84,13 +87,13 @@ containers:
       - name: health
         containerPort: {{ add $port 200 }}
     startupProbe:
-      {{- include "longhaul.probe" . | nindent 6 }}
+      {{- include "longhaul.probe" (dict "root" . "name" "live") | nindent 6 }}
       failureThreshold: {{ div .Values.probes.startupSeconds .Values.probes.periodSeconds | max 1 }}
     readinessProbe:
-      {{- include "longhaul.probe" . | nindent 6 }}
+      {{- include "longhaul.probe" (dict "root" . "name" "") | nindent 6 }}
       failureThreshold: 2
     livenessProbe:
-      {{- include "longhaul.probe" . | nindent 6 }}
+      {{- include "longhaul.probe" (dict "root" . "name" "live") | nindent 6 }}
       failureThreshold: 6
     {{- with .Values.resources }}
     resources:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from longhaul_core.logging import get_logger
 from longhaul_core.rpc.service import ServiceContext, ServiceDefinition
+from longhaul_core.rpc.waiting import LIVE
 
 log = get_logger(__name__)
 
@@ -43,7 +44,7 @@ class ServiceHost:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         shown = (*names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(shown, self._server)
-        for name in ("", *names):
+        for name in ("", LIVE, *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         for server in self._servers:
             await server.start()

@@ -44,8 +44,8 @@ class Port:
         self._holder = _hold(settings.listen_address, host, port)
         self.address = join_address(host, self._holder.getsockname()[1])
 
-    def open_server(self, interceptors: Sequence[CallInterceptor]) -> grpc.aio.Server:
-        """Make a server that listens on the port; it serves when it is started.
+    def open_server(self, interceptors: Sequence[CallInterceptor], *, keep: bool = False) -> grpc.aio.Server:
+        """Make a server that listens on the port; it serves when it is started. `keep`: another one follows it.
 
         Raises:
             FailedPrecondition: Another process was faster.
@@ -55,7 +55,8 @@ class Port:
             _bind(server, self._settings, self.address)
         except RuntimeError as error:
             raise address_unusable(self.address, "listen_address", OSError(errno.EADDRINUSE, str(error))) from error
-        self.close()
+        if not keep:
+            self.close()
         return server
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib import metadata
 from typing import NoReturn
 
@@ -41,6 +42,7 @@ from longhaul_core.rpc.interceptors import (
 )
 from longhaul_core.rpc.listener import Port, advertised, open_health_server
 from longhaul_core.rpc.service import Build, ServiceContext, ServiceDefinition
+from longhaul_core.rpc.waiting import ToldToStop, open_when_there
 from longhaul_core.settings import ServiceSettings, load_settings
 
 _EXIT_CODES = {
@@ -73,9 +75,11 @@ async def run_service(settings: ServiceSettings, build: Build) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shutdown.set)
     try:
-        async with _hosted(settings, build) as host:
+        async with _hosted(settings, build, shutdown) as host:
             spare_collector()
             await host.wait(shutdown)
+    except ToldToStop:
+        return EXIT_OK
     except LonghaulError as error:
         return _report(settings.service, error)
     return EXIT_DEFECT if host.failure else EXIT_OK
@@ -88,22 +92,24 @@ async def running_service(settings: ServiceSettings, build: Build) -> AsyncItera
     Raises:
         BaseException: What a background loop of the service raised.
     """
-    async with _hosted(settings, build) as host:
+    async with _hosted(settings, build, asyncio.Event()) as host:
         yield host.address
     if host.failure:
         raise host.failure
 
 
 @asynccontextmanager
-async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[ServiceHost]:
+async def _hosted(settings: ServiceSettings, build: Build, shutdown: asyncio.Event) -> AsyncIterator[ServiceHost]:
     async with AsyncExitStack() as stack:
         metrics = Metrics(settings.service)
         port = Port(settings)
         stack.callback(port.close)
-        db = await asyncio.to_thread(Database.open, settings.resolved_database_url)
+        waiting = partial(open_when_there, settings=settings, port=port, shutdown=shutdown)
+        database_url, store_url = settings.resolved_database_url, settings.resolved_object_store_url
+        db = await waiting(lambda: Database.open(database_url), remote=not database_url.startswith("sqlite"))
         stack.push_async_callback(asyncio.to_thread, db.close)
         db.observed_by(DatabaseMetrics(metrics).observe)
-        store = await asyncio.to_thread(open_store, settings.resolved_object_store_url)
+        store = await waiting(lambda: open_store(store_url), remote=not store_url.startswith("file:"))
         if settings.metrics_address:
             metrics_server = start_metrics_server(settings.metrics_address, metrics.registry)
             stack.callback(metrics_server.close)
@@ -126,7 +132,7 @@ async def _hosted(settings: ServiceSettings, build: Build) -> AsyncIterator[Serv
         host = ServiceHost(server, context, definition, port.address, probed)
         await host.start()
         stack.push_async_callback(host.stop)
-        log.info("service started", address=port.address, database=db.url, objects=settings.resolved_object_store_url)
+        log.info("service started", address=port.address, database=db.url, objects=store_url)
         yield host
 
 

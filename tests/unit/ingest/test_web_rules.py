@@ -81,6 +81,7 @@ def fineweb_cases() -> Iterator[tuple[str, str, str]]:
     more = "x" * round(0.0115 * len(base)) + "."
     yield "max_duplicate_character_fraction", f"{base}\n{twice}\n{twice}", f"{base}\n{more}\n{more}"
     rows = [f"{word * 40}." for word in "abc"]
+    yield "empty", "a", " \n\t"
     yield "max_newlines_per_word", "\n".join([*rows, " ".join(["word"] * 7) + "."]), "\n".join([*rows, "w " * 6 + "."])
 
 

@@ -9,6 +9,8 @@ from typing import Final
 
 from longhaul_core.recipe import ExtractionMode
 
+from longhaul_ingest.domain.symbols import guard, unguard, write_out_symbols
+
 Extract = Callable[[str], str]
 FOUND_CHARACTERS: Final = 250
 SPAN: Final = re.compile(r"</?span(?:\s[^<>]*)?>", re.IGNORECASE)
@@ -30,10 +32,11 @@ def _quality() -> Extract:
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it logs each page without text
 
     def extract(html: str) -> str:
+        html = guard(write_out_symbols(html))
         # Without Trafilatura's two other algorithms for comparison: half the time, and on documentation, where the
         # truth is known, the better text (docs/benchmarks.md). They are asked where it finds next to nothing.
         text = attempt(html, fast=True)
-        return text if len(text) >= FOUND_CHARACTERS else max(text, attempt(html, fast=False), key=len)
+        return unguard(text if len(text) >= FOUND_CHARACTERS else max(text, attempt(html, fast=False), key=len))
 
     def attempt(html: str, *, fast: bool) -> str:
         tree = prepare_tree(without_spans(html))
@@ -49,7 +52,8 @@ def _quality() -> Extract:
 def _extract_fast(html: str) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
-    text: str = extract_plain_text(without_spans(html), main_content=True, alt_texts=False)
+    html = without_spans(write_out_symbols(html))
+    text: str = extract_plain_text(html, main_content=True, alt_texts=False)
     return text
 
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from lxml import etree, html
 
+from longhaul_ingest.domain.symbols import BLANK_LINE
+
 HtmlElement = Any
 
 TEXTLESS: Final = (
@@ -26,6 +28,7 @@ HIDDEN: Final = etree.XPath(
 )
 """Not shown, or only while the pointer is on it: the "¶" that documentation generators put after headings."""
 SPACE: Final = re.compile(r"[ \t\r\n\f]+")
+EMPTY_LINE: Final = re.compile(r"\n(?=[ \t]*\n)")
 NEEDS_COLLAPSE: Final = re.compile(r"[\t\r\n\f]|  ")
 DOCUMENT: Final = ("html", "body", "head")
 
@@ -52,8 +55,15 @@ def _collapse_space(tree: HtmlElement) -> None:
     for element in tree.iter():
         if element not in kept:
             element.text = _collapse(element.text)
+        else:
+            element.text = _mark_blank_lines(element.text)
+            element.tail = _mark_blank_lines(element.tail) if element.getparent() in kept else element.tail
         if element not in kept or element.getparent() not in kept:
             element.tail = _collapse(element.tail)
+
+
+def _mark_blank_lines(text: str | None) -> str | None:
+    return EMPTY_LINE.sub(f"\n{BLANK_LINE}", text) if text and "\n" in text else text
 
 
 def _collapse(text: str | None) -> str | None:

@@ -7,6 +7,7 @@ import typer
 from longhaul.common.v1 import resource_pb2
 from longhaul.corpus.v1 import corpus_build_pb2, tokenizer_pb2
 from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
+from longhaul_core.errors import InvalidArgument
 
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
 from longhaul_client.cli.session import session_of
@@ -115,19 +116,21 @@ def list_tokenizers(context: typer.Context, json: JsonOption = False) -> None:
         return
     rows = []
     for tokenizer in found:
-        total = tokenizer.status.scores[-1] if tokenizer.status.scores else tokenizer_pb2.TokenizerScore()
+        total = tokenizer.status.scores[-1] if tokenizer.status.scores else None
         rows.append(
             (
                 short_name(tokenizer.metadata.name),
                 state_name(resource_pb2.JobState.Name(tokenizer.status.state), "JOB_STATE_"),
                 tokenizer.status.vocabulary_size,
-                f"{total.fertility:.3f}",
-                f"{total.continued_word_proportion:.1%}",
-                f"{total.bytes_per_token:.2f}",
+                *(_figures(total) if total else ("-", "-", "-")),
             )
         )
     columns = ["TOKENIZER", "STATE", ">ENTRIES", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"]
     print_table(columns, rows, empty="no tokenizers")
+
+
+def _figures(score: tokenizer_pb2.TokenizerScore) -> tuple[str, str, str]:
+    return f"{score.fertility:.3f}", f"{score.continued_word_proportion:.1%}", f"{score.bytes_per_token:.2f}"
 
 
 @tokenizers_app.command("show")
@@ -151,10 +154,7 @@ def show_tokenizer(context: typer.Context, name: NameArgument, json: JsonOption 
     ]
     print_table(["TOKENIZER", short_name(tokenizer.metadata.name)], rows, empty="")
     console.print()
-    scores = [
-        (s.source, f"{s.fertility:.3f}", f"{s.continued_word_proportion:.1%}", f"{s.bytes_per_token:.2f}")
-        for s in tokenizer.status.scores
-    ]
+    scores = [(s.source, *_figures(s)) for s in tokenizer.status.scores]
     print_table(["SOURCE", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"], scores, empty="not scored")
 
 
@@ -186,20 +186,10 @@ def compare_tokenizers(
     if json:
         print_json(scores)
         return
-    rows = [
-        (
-            s.source,
-            name,
-            f"{s.fertility:.3f}",
-            f"{s.continued_word_proportion:.1%}",
-            f"{s.bytes_per_token:.2f}",
-            s.words,
-        )
-        for name, found in scores.items()
-        for s in found
-    ]
-    columns = ["SAMPLE", "TOKENIZER", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN"]
-    print_table(columns, sorted(rows, key=lambda row: row[0] == "total"), empty="not scored")
+    rows = [(s.source, name, *_figures(s), quantity(s.words)) for name, found in scores.items() for s in found]
+    rows.sort(key=lambda row: (row[0] == "total", row[0]))  # candidates beside each other, the total last
+    columns = ["SAMPLE", "TOKENIZER", ">TOKENS/WORD", ">CONTINUED WORDS", ">BYTES/TOKEN", ">WORDS"]
+    print_table(columns, rows, empty="not scored")
 
 
 @tokenizers_app.command("train")
@@ -223,6 +213,33 @@ def train_tokenizer(
     )
     with session.client() as client:
         spec = tokenizer_pb2.TokenizerSpec(training=training, datasets=[session.resource(dataset, "datasets")])
+        request = tokenizer_pb2.CreateTokenizerRequest(parent=session.parent, tokenizer_id=name, spec=spec)
+        made = call(client.tokenizers.CreateTokenizer, request)
+    if json:
+        print_json(made)
+        return
+    console.print(f"{made.metadata.name}: see `longhaul tokenizers show {name}`")
+
+
+@tokenizers_app.command("import")
+def import_tokenizer(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Id of the new tokenizer.")],
+    path: Annotated[Path, typer.Argument(help="A tokenizer.json or SentencePiece model.")],
+    end_of_text: Annotated[str, typer.Option(help="Its token for the end of a document; empty: found.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Import a tokenizer of yours, to compare it or to build with it.
+
+    Example: longhaul tokenizers import theirs tokenizer.json
+    """
+    session = session_of(context)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}", reason="TOKENIZER_NOT_FOUND") from error
+    with session.client() as client:
+        spec = tokenizer_pb2.TokenizerSpec(tokenizer_json=content, end_of_text=end_of_text)
         request = tokenizer_pb2.CreateTokenizerRequest(parent=session.parent, tokenizer_id=name, spec=spec)
         made = call(client.tokenizers.CreateTokenizer, request)
     if json:

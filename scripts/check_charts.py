@@ -36,6 +36,7 @@ EXCUSED = {
 
 EXCUSED_OBJECTS = {
     "dcgm-exporter": "NVIDIA's exporter reads the GPUs of the whole node, in a namespace of its own",
+    "gpuhealth-agent": "the agent reads the kernel's log of the whole node, in a namespace of its own",
 }
 
 

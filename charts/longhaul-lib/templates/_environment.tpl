@@ -140,6 +140,14 @@
 - name: LONGHAUL_RULES_FILE
   value: /etc/longhaul/rules/rules.yaml
 {{- end }}
+{{- if eq $service "gpuhealth" }}
+{{- range $remedy := list "reset" "reboot" }}
+{{- if get $.Values.repair $remedy }}
+- name: LONGHAUL_{{ upper $remedy }}_JOB_TEMPLATE
+  value: /etc/longhaul/repair/{{ $remedy }}.yaml
+{{- end }}
+{{- end }}
+{{- end }}
 - name: LONGHAUL_LOG_LEVEL
   value: {{ $global.log.level }}
 - name: LONGHAUL_LOG_FORMAT
@@ -166,10 +174,21 @@
 {{- with $runs.queue }}{{ $_ := set $query "queue" . }}{{ end -}}
 {{- if or $runs.rdma (eq $runs.podSecurity "privileged") }}{{ $_ := set $query "pod_security" "privileged" }}{{ end -}}
 {{- if eq (include "longhaul.service" .) "training" }}{{ $_ := set $query "template" "/etc/longhaul/pods/template.yaml" }}{{ end -}}
-{{- with $runs.exporterUrl | default (printf "http://{address}:%v/metrics" .Values.global.networkPolicy.exporterPort) }}{{ $_ := set $query "exporter_url" . }}{{ end -}}
+{{- $_ := set $query "exporter_url" (include "longhaul.exporterUrls" .) -}}
 {{- $pairs := list -}}
 {{- range $key, $value := $query }}{{ $pairs = append $pairs (printf "%s=%s" $key ($value | urlquery)) }}{{ end -}}
 kubernetes://?{{ join "&" $pairs }}
+{{- end -}}
+
+{{/* Where gpuhealth scrapes a node: the GPU exporter, and the agent beside it or in its place. */}}
+{{- define "longhaul.exporterUrls" -}}
+{{- $exporter := .Values.global.runs.exporterUrl | default (printf "http://{address}:%v/metrics" .Values.global.networkPolicy.exporterPort) -}}
+{{- $agent := dict "enabled" false -}}
+{{- if eq (include "longhaul.service" .) "gpuhealth" }}{{ $agent = .Values.agent }}{{ end -}}
+{{- if not $agent.enabled }}{{ $exporter }}
+{{- else if eq $agent.nvml "auto" }}http://{address}:{{ $agent.port }}/metrics
+{{- else }}{{ $exporter }} http://{address}:{{ $agent.port }}/metrics
+{{- end }}
 {{- end -}}
 
 {{- define "longhaul.rayAddress" -}}

@@ -87,6 +87,7 @@ spec:
 {{- if eq $service "ingest" }}{{ $ports = concat $ports (list 80 443) }}{{ end -}}
 {{- if has $service (list "training" "gpuhealth") }}{{ range $policy.kubernetesApiPorts }}{{ $ports = append $ports (. | int) }}{{ end }}{{ end -}}
 {{- if eq $service "gpuhealth" }}{{ $ports = append $ports ($policy.exporterPort | int) }}{{ end -}}
+{{- if and (eq $service "gpuhealth") .Values.agent.enabled }}{{ $ports = append $ports (.Values.agent.port | int) }}{{ end -}}
 {{- with $ports | uniq }}
 - to:
     {{- range $policy.externalCidrs }}

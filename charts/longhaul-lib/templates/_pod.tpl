@@ -125,6 +125,11 @@ containers:
         mountPath: /etc/longhaul/rules
         readOnly: true
       {{- end }}
+      {{- if and (eq $service "gpuhealth") (or .Values.repair.reset .Values.repair.reboot) }}
+      - name: repair
+        mountPath: /etc/longhaul/repair
+        readOnly: true
+      {{- end }}
       {{- if $ray }}
       - name: ray
         mountPath: /tmp/ray
@@ -168,6 +173,11 @@ volumes:
   - name: rules
     configMap:
       name: {{ include "longhaul.fullname" . }}-rules
+  {{- end }}
+  {{- if and (eq $service "gpuhealth") (or .Values.repair.reset .Values.repair.reboot) }}
+  - name: repair
+    configMap:
+      name: {{ include "longhaul.fullname" . }}-repair
   {{- end }}
   {{- if $ray }}
   - name: ray

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 import yaml
@@ -20,14 +22,30 @@ from longhaul_core.cluster.kubernetes.options import parse_url
 from longhaul_core.cluster.kubernetes.overlay import load_template
 from longhaul_core.cluster.model import PodSpec
 from longhaul_core.settings import GRPC_PORTS, METRICS_PORT_OFFSET, load_settings
+from longhaul_gpuhealth.adapters.hooks import HookCall
+from longhaul_gpuhealth.adapters.job_hook import load_job_template
+from longhaul_gpuhealth.agent.__main__ import arguments_of
+from longhaul_gpuhealth.domain.model import Remedy
 
-from tests.unit.charts.harness import CHARTS, KUBERNETES, ROOT, SERVICES, Document, Rendering, merge, profile, render
+from tests.unit.charts.harness import (
+    CHARTS,
+    KUBERNETES,
+    ROOT,
+    SERVICES,
+    Document,
+    Rendering,
+    merge,
+    profile,
+    render,
+    validate,
+)
 from tests.unit.charts.test_rendering import CASES
 from tests.unit.charts.test_security import check_restricted
 from tests.unit.charts.test_values import under
 
 NOW = datetime.now(UTC)
 PROTOS = ROOT / "protos" / "longhaul"
+GPUHEALTH = "Deployment/longhaul-gpuhealth"
 
 
 def environment_of(pod: Document) -> dict[str, str]:
@@ -206,6 +224,33 @@ def test_exporter_gets_the_counter_list_of_gpuhealth() -> None:
     assert given.strip() == counters.strip()
     exporter = rendering.pods()["DaemonSet/longhaul-gpu/longhaul-dcgm-exporter"]["containers"][0]
     assert exporter["args"][:2] == ["--collectors", "/etc/longhaul/counters.csv"]
+
+
+@pytest.mark.parametrize("remedy", [Remedy.RESET, Remedy.REBOOT])
+def test_shipped_repair_jobs_are_templates_that_kubernetes_takes(remedy: Remedy, tmp_path: Path) -> None:
+    rendering = render("longhaul", profile("production", "everything"))
+    name = remedy.name.lower()
+    variables = {one["name"]: one.get("value") for one in rendering.pods()[GPUHEALTH]["containers"][0]["env"]}
+    assert variables[f"LONGHAUL_{name.upper()}_JOB_TEMPLATE"] == f"/etc/longhaul/repair/{name}.yaml"
+    path = tmp_path / "job.yaml"
+    path.write_text(rendering.one("ConfigMap", "longhaul-gpuhealth-repair")["data"][f"{name}.yaml"])
+    job = load_job_template(path).render(HookCall("gpu-7", "ab12cd34ef", remedy, "XID 48", ("GPU-1",)))
+    validate(job, "1.37")
+    assert job["metadata"]["namespace"] == "longhaul-node"
+    script = job["spec"]["template"]["spec"]["containers"][0]["command"][-1]
+    assert subprocess.run(["/bin/sh", "-n", "-c", script], check=False).returncode == 0
+
+
+def test_agent_is_started_as_it_understands_and_scraped_beside_the_exporter() -> None:
+    rendering = render("longhaul", profile("production", "everything"))
+    agent = rendering.pods()["DaemonSet/longhaul-node/longhaul-gpuhealth-agent"]["containers"][0]
+    assert agent["command"] == ["python", "-m", "longhaul_gpuhealth.agent"]
+    parsed = arguments_of(agent["args"])
+    assert (parsed.listen, parsed.nvml, parsed.no_kernel_log) == ("0.0.0.0:9402", "off", False)
+    assert [mount["mountPath"] for mount in agent["volumeMounts"]] == [str(parsed.kernel_log), "/tmp"]
+    variables = {one["name"]: one.get("value", "") for one in rendering.pods()[GPUHEALTH]["containers"][0]["env"]}
+    query = parse_qs(variables["LONGHAUL_CLUSTER_URL"].partition("?")[2])
+    assert query["exporter_url"] == ["http://{address}:9400/metrics http://{address}:9402/metrics"]
 
 
 def test_metrics_that_scaling_may_use_are_measured_by_the_services() -> None:

@@ -7,8 +7,11 @@ import pytest
 from tests.unit.charts.harness import NAMESPACE, SERVICES, Document, Rendering, profile, render
 from tests.unit.charts.test_rendering import CASES
 
-EXCEPTIONS = {"DaemonSet/longhaul-gpu/longhaul-dcgm-exporter"}
-"""Pods outside of Pod Security "restricted": NVIDIA's exporter, in a namespace of its own."""
+EXCEPTIONS = {
+    "DaemonSet/longhaul-gpu/longhaul-dcgm-exporter",
+    "DaemonSet/longhaul-node/longhaul-gpuhealth-agent",
+}
+"""Pods outside of Pod Security "restricted": NVIDIA's exporter and our agent, in namespaces of their own."""
 
 WITH_TOKEN = {
     "Deployment/longhaul-training",
@@ -73,6 +76,14 @@ def test_exporter_lies_in_its_own_namespace() -> None:
     namespace = rendering.one("Namespace", exporter["metadata"]["namespace"])
     assert namespace["metadata"]["name"] not in ("lab", "longhaul-runs")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+def test_agent_and_repair_jobs_lie_in_their_own_namespace_and_only_there_may_gpuhealth_make_jobs() -> None:
+    rendering = render("longhaul", profile("production", "everything"))
+    assert enforced(rendering, "longhaul-node") == "privileged"
+    jobs = {right for right in allowed(rendering, "longhaul-gpuhealth") if right[1] == "jobs"}
+    assert jobs == {("longhaul-node", "jobs", "get"), ("longhaul-node", "jobs", "create")}
+    assert {right for right in allowed(rendering, "longhaul-training") if right[1] == "jobs"} == set()
 
 
 def test_run_namespace_is_restricted_unless_rdma_needs_more() -> None:

@@ -40,6 +40,7 @@ MONITORED = under("global.serviceMonitor.enabled", True)
 SCALED = merge(POSTGRESQL, under("autoscaling.enabled", True))
 ON_METRIC = merge(SCALED, under("autoscaling.metric.enabled", True))
 RAY = under("global.engine.kind", "ray")
+AGENT = under("agent.enabled", True)
 TOKEN = under("global.auth.existingSecret", "token")
 LOCAL = under("global.storage.local.node", "node-1")
 
@@ -167,7 +168,21 @@ BY_CHART: dict[str, dict[str, Case]] = {
         "global.runs.exporterUrl": Case("http://x:1/m", r"CLUSTER_URL.*exporter_url=http%3A%2F%2Fx%3A1%2Fm"),
         "global.networkPolicy.exporterPort": Case(9500, r"CLUSTER_URL.*9500"),
     },
-    "gpuhealth": {"healthRules": Case("rules: []\n", r"LONGHAUL_RULES_FILE")},
+    "gpuhealth": {
+        "healthRules": Case("rules: []\n", r"LONGHAUL_RULES_FILE"),
+        "nodeWork.namespace": Case("mine", r"DaemonSet/mine/", AGENT),
+        "nodeWork.createNamespace": Case(False, r"-Namespace/longhaul-node", AGENT),
+        "agent.enabled": Case(True, r"DaemonSet/longhaul-node/.*"),
+        "agent.nvml": Case("auto", r"NVIDIA_VISIBLE_DEVICES", AGENT),
+        "agent.port": Case(9999, r"hostPort: 9999", AGENT),
+        "agent.nodeSelector": Case({"gpu": "h100"}, r'nodeSelector\.gpu: "h100"', AGENT),
+        "agent.tolerations": Case([{"key": "other"}], r'tolerations.*key: "other"', AGENT),
+        "agent.resources": Case({"limits": {"memory": "1Gi"}}, r'limits\.memory: "1Gi"', AGENT),
+        "repair.reset": Case(True, r"LONGHAUL_RESET_JOB_TEMPLATE"),
+        "repair.resetJob": Case("kind: Mine\n", r"reset.yaml.*kind: Mine", under("repair.reset", True)),
+        "repair.reboot": Case(True, r"LONGHAUL_REBOOT_JOB_TEMPLATE"),
+        "repair.rebootJob": Case("kind: Mine\n", r"reboot.yaml.*kind: Mine", under("repair.reboot", True)),
+    },
 }
 
 SETTINGS: dict[str, Any] = {"discovery": "pods", "exporter_pod_labels": {"app": "x"}, "rules_file": "/x"}

@@ -78,8 +78,8 @@ async def serve(agent: Agent, address: str) -> None:
         await runner.cleanup()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Read the command line and serve; returns the exit code."""
+def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m longhaul_gpuhealth.agent", description="GPU signals of a machine.")
     parser.add_argument("--listen", default="127.0.0.1:9402", help="HOST:PORT; port 0 takes a free one")
     parser.add_argument("--kernel-log", type=Path, default=KMSG, help="the kernel's log, or a file with its lines")
@@ -87,7 +87,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nvml", choices=("auto", "off"), default="auto", help="off where DCGM is scraped already")
     parser.add_argument("--node", default=socket.gethostname(), help="name in the label Hostname")
     parser.add_argument("--log-format", default="json", choices=("json", "console"))
-    parsed = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve; returns the exit code."""
+    parsed = arguments_of(arguments)
     configure_logging("agent", "info", parsed.log_format)
     nvml = open_nvml() if parsed.nvml == "auto" else None
     if nvml is None and parsed.nvml == "auto":

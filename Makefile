@@ -9,7 +9,7 @@ IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services checkov
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-parity bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services checkov
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ bench-control: $(STAMP) ## the controller: Create, reconcile of 8,000 GPUs, 2,00
 
 bench-recovery: $(STAMP) ## recovery on this machine: five faults, REPS=5 times each
 	@$(BIN)/python bench/recovery.py --repetitions $(or $(REPS),5)
+
+bench-parity: $(STAMP) ## 100 steps of the demo's model against a plain transformers + AdamW loop, three seeds
+	@$(BIN)/python bench/parity.py
 
 bench-trainer: $(STAMP) ## the trainer's step on a CPU against transformers + torch.compile
 	@$(BIN)/python bench/trainer.py

@@ -30,6 +30,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ libgomp1 &&
  && groupadd --gid 10001 longhaul && useradd --uid 10001 --gid 10001 --home-dir /home/longhaul --create-home longhaul \
  && install -d -o longhaul -g longhaul /scratch
 COPY --from=build /opt/longhaul /opt/longhaul
+# Its digest is recorded with each checkpoint.
+COPY docker/requirements/trainer.txt /usr/share/longhaul/requirements.lock
 # The root is read-only in a pod: every cache lies on the scratch volume.
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/longhaul/bin:$PATH HOME=/scratch \
     TORCHINDUCTOR_CACHE_DIR=/scratch/inductor TRITON_CACHE_DIR=/scratch/triton

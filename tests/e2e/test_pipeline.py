@@ -1,7 +1,6 @@
 """The whole pipeline on generated text, as a user starts it."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -17,24 +16,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from installation import Installation
 from longhaul_client.local.layout import SERVICES, Layout, load_layout
 from prometheus_client.parser import text_string_to_metric_families
-from recipes import recipe, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def finished(installation: Installation, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The recipe of a pipeline whose submitting client was killed, and which went on to its end without it."""
-    path = write_recipe(tmp_path_factory.mktemp("pipeline") / "recipe.yaml", recipe("whole", documents))
-    arguments = [sys.executable, "-m", "longhaul_client", "--data-dir", str(installation.data_dir), "run", str(path)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as client:
-        assert client.stdout is not None
-        assert "submitted" in client.stdout.readline()
-        client.send_signal(signal.SIGKILL)
-    assert client.returncode == -signal.SIGKILL
-    done = installation.longhaul("runs", "watch", "whole")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return path
 
 
 def layout_of(installation: Installation) -> Layout:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from longhaul.training.v1 import agent_pb2
 from longhaul_core.manifests import read_manifest, verify_part
+from longhaul_core.metric_journal import journal_prefix
 from longhaul_core.objects import open_store
 from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.wire import Event, Request, StepRow
 from safetensors.torch import load
-from trainer_harness import WorkerProcess, World, finish, start_workers
+from trainer_harness import PROJECT, RUN, WorkerProcess, World, finish, start_workers
 
 
 def events(worker: WorkerProcess, kind: str) -> list[Event]:
@@ -80,6 +83,7 @@ def test_checkpoint_holds_safetensors_of_every_rank_and_a_readable_state(world: 
     manifest = read_manifest(store, world.checkpoints.manifests[8])
     files = {part.key.rsplit("/", 1)[-1]: part.key for part in manifest.parts}
     assert sorted(files) == [
+        "environment.json",
         "model-00000-of-00002.safetensors",
         "model-00001-of-00002.safetensors",
         "optim-00000-of-00002.safetensors",
@@ -136,6 +140,14 @@ def test_run_killed_right_after_a_rewind_goes_on_as_the_unbroken_one(world: Worl
     (rewind,) = rewound["anomalies"]["rewinds"]
     assert rewound["step"] == rewind["step"]
     assert rewound["sample_cursor"] == rewind["skipped_to"] >= rewind["skipped_from"] + 6 * 8
+    assert all(later.position > row.position for row, later in pairwise(rows))
+    written = sorted(info.key for info in open_store(world.url).list(journal_prefix(PROJECT, RUN)))
+    kept = [
+        (row.step, row.position)
+        for key in written
+        for row in agent_pb2.StepMetricsBatch.FromString(open_store(world.url).get(key)).rows
+    ]
+    assert kept == [(row.step, row.position) for row in rows if row.position <= max(states)]
     backwards = next(place for place, row in enumerate(rows[1:], 1) if row.step <= rows[place - 1].step)
     unbroken = [(row.step, row.loss) for row in rows[backwards:]]
     again = start_workers(world, 2, **resume(world, position), trainer_config=explosive(world))
@@ -235,7 +247,7 @@ def test_worker_whose_peer_is_killed_ends_to_be_retried(world: World) -> None:
 def test_kill_in_the_middle_of_a_save_loses_no_commit_and_shows_nothing_half_written(
     world: World, point: SavePoint
 ) -> None:
-    count = 3 if point is SavePoint.AFTER_FIRST_PART else 2
+    count = 4 if point is SavePoint.AFTER_FIRST_PART else 2  # model, optimizer and environment are parts
     workers = start_workers(world, 1, failpoints=f"{point}:{count}")
     assert workers[0].wait() == -9
     committed = sorted(world.checkpoints.committed)
@@ -271,3 +283,25 @@ def test_frozen_parameters_are_stored_once_and_a_resumed_run_goes_on_naming_them
         assert len(still) == 2
         moments = [part for part in commit.parts if "/optim-" in part.key]
         assert not any("-still-" in part.key for part in moments)
+
+
+def test_micro_batch_is_found_by_every_rank_and_kept_by_the_resumed_run(world: World) -> None:
+    found = world.config(data={"micro_batch_size": 0})
+    workers = start_workers(world, 2, trainer_config=found)
+    rows = finish(workers)
+    (event,) = events(workers[0], "MICRO_BATCH_FOUND")
+    assert event.message.startswith("4 sequences")
+    assert read_state(world, world.checkpoints.manifests[8])["config"]["data"]["micro_batch_size"] == 4
+    again = start_workers(world, 2, **resume(world, 8), trainer_config=found)
+    assert [row.loss for row in finish(again)] == [row.loss for row in rows[8:]]
+    assert events(again[0], "MICRO_BATCH_FOUND") == []
+    named = finish(start_workers(world, 2, trainer_config=world.config(data={"micro_batch_size": 4})))
+    assert [row.loss for row in named] == [row.loss for row in rows]
+
+
+def test_micro_batch_that_is_found_under_a_tight_limit_is_one_sequence(world: World) -> None:
+    tight = world.config(data={"micro_batch_size": 0, "micro_batch_memory_gib": 0.001}, steps=2)
+    workers = start_workers(world, 1, trainer_config=tight)
+    finish(workers)
+    (event,) = events(workers[0], "MICRO_BATCH_FOUND")
+    assert event.message.startswith("1 sequences")

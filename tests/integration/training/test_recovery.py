@@ -50,7 +50,7 @@ def first_recovered(lab: Lab, run: str) -> pb.Incident:
 def newest_journal(lab: Lab, run: str) -> int:
     """Highest step whose row lies beside the checkpoints."""
     infos = open_store(lab.objects_url).list(journal_prefix("lab", run))
-    return max((span.last_step for info in infos if (span := JournalSpan.parse(info.key))), default=0)
+    return max((span.last for info in infos if (span := JournalSpan.parse(info.key))), default=0)
 
 
 def first_of(losses: dict[int, float]) -> dict[int, float]:

@@ -225,9 +225,10 @@ class Catalogue:
         raise AssertionError(name)
 
 
-def step_row(step: int) -> StepRow:
+def step_row(step: int, position: int = 0) -> StepRow:
     return StepRow(
         step=step,
+        position=position or step,
         time=1.7e9 + step,
         loss=1.0 / step,
         learning_rate=0.1,
@@ -301,6 +302,24 @@ def test_rows_are_in_the_journal_before_the_checkpoint_is_committed(store: Objec
     assert [(row.step, row.epoch, row.loss) for row in rows] == [
         (step, 3, 1.0 / step) for step in range(state.step - 2, state.step + 1)
     ]
+
+
+def test_journal_holds_the_rows_of_steps_that_were_made_again_after_a_rewind(store: ObjectStore) -> None:
+    """Steps 1 to 6, back to 3 (positions go on), 4 and 5 again: a save at each checkpoint leaves no row out."""
+    journal = MetricJournal(store, "p", "r", 2)
+    for step in range(1, 7):
+        journal.add(step_row(step))
+    journal.write(3)
+    journal.write(7)
+    for step, position in ((4, 8), (5, 9), (6, 10)):
+        journal.add(step_row(step, position))
+    journal.write(9)
+    spans = sorted((JournalSpan.parse(info.key), info.key) for info in store.list(journal_prefix("p", "r")))
+    written = [
+        [(row.step, row.position) for row in agent_pb2.StepMetricsBatch.FromString(store.get(key)).rows]
+        for _, key in spans
+    ]
+    assert written == [[(1, 1), (2, 2), (3, 3)], [(4, 4), (5, 5), (6, 6)], [(4, 8), (5, 9)]]
 
 
 def test_saver_of_two_ranks_commits_all_parts_once(store: ObjectStore) -> None:

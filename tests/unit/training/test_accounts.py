@@ -23,8 +23,18 @@ from longhaul_training.domain.goodput import WorkerTime, ledger, spend
 from longhaul_training.domain.observations import DrainView, NodeView
 from longhaul_training.domain.placement import Claim
 from longhaul_training.domain.progress import run_progress
-from longhaul_training.domain.reports import Reports, StepRow, WorkerExit, add_exit, add_finish, add_restore, add_steps
+from longhaul_training.domain.reports import (
+    Reports,
+    StepRow,
+    WorkerExit,
+    add_exit,
+    add_finish,
+    add_restore,
+    add_steps,
+    is_known,
+)
 from longhaul_training.domain.states import RunState, TimeSpent
+from pydantic import TypeAdapter
 from situations import NOW, make_run
 
 
@@ -38,6 +48,22 @@ def test_replay_after_a_resume_counts_as_replay_and_moves_the_step_back() -> Non
     assert (reports.step, reports.step_epoch, reports.high_step) == (5, 2, 5)
     assert reports.replay_seconds == 1.0
     assert reports.tokens == 512 * 5
+
+
+def test_steps_made_again_after_a_rewind_replace_the_ones_that_were_thrown_away() -> None:
+    reports = add_steps(Reports(), [row(s) for s in (1, 2, 3, 4)])
+    again = [row(3, position=6), row(4, position=7)]
+    assert not any(is_known(reports, one) for one in again)
+    reports = add_steps(reports, again)
+    assert (reports.step, reports.position, reports.high_step) == (4, 7, 4)
+    assert reports.replay_seconds == 1.0
+    assert is_known(reports, again[0])
+    assert not is_known(reports, row(5, position=8))
+
+
+def test_reports_stored_before_positions_stand_where_their_step_says() -> None:
+    stored = TypeAdapter(Reports).validate_python({"step": 7, "step_epoch": 1})
+    assert stored.position == 7
 
 
 def test_late_row_of_an_older_epoch_does_not_move_the_step() -> None:

@@ -114,6 +114,26 @@ async def test_replayed_step_shows_its_last_value_and_says_so(
     assert found == {1: (1, 1.0, False), 2: (2, 9.0, True), 3: (1, 1.0 / 3, False)}
 
 
+async def test_rows_after_a_rewind_replace_those_of_the_line_that_was_left(
+    reports: ReportStore, objects: ObjectStore, db: Database, clock: ManualClock
+) -> None:
+    """Within one epoch: reported rows, then rows that only the journal has, then the reports of those, late."""
+    term = await leader(db)
+    await reports.apply("p", "r", "a", [(1, StepReport(tuple(row(s) for s in range(1, 7))))], term)
+    again = [training_run_pb2.StepMetrics(step=s, epoch=1, loss=50.0 + s, position=s + 4) for s in (4, 5)]
+    data = agent_pb2.StepMetricsBatch(rows=again).SerializeToString()
+    objects.put(JournalSpan(8, 9, 1).key("p", "r"), data)
+    await reports.recover("p", "r", 9, term)
+    found = {r.step: r.values["loss"] for r in await history(reports, db, clock)}
+    assert found == {1: 1.0, 2: 0.5, 3: 1 / 3, 4: 54.0, 5: 55.0, 6: 1 / 6}
+    uid = (await RunStore(db, clock).get("p", "r")).run.uid
+    streamed = await reports.stream("p", "r", uid, 6, 100)
+    assert [(r.step, r.replayed) for r in streamed] == [(4, True), (5, True)]
+    late = await reports.apply("p", "r", "a", [(2, StepReport(rows_of(data)))], term)
+    assert (late.reports.step, late.reports.position) == (5, 9)
+    assert len(await reports.stream("p", "r", uid, 6, 100)) == 2
+
+
 def put_journal(objects: ObjectStore, first: int, last: int, epoch: int) -> str:
     rows = [training_run_pb2.StepMetrics(step=s, epoch=epoch, loss=1.0 / s + epoch) for s in range(first, last + 1)]
     key = JournalSpan(first, last, epoch).key("p", "r")

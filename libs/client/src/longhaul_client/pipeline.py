@@ -70,6 +70,18 @@ def submit(client: Client, recipe: Recipe, *, new_name: str = "") -> Pipeline:
     )
 
 
+def submit_run(client: Client, recipe: Recipe, token_set: str) -> training_run_pb2.TrainingRun:
+    """Create the run of a recipe on a token set that is there, its retention and its evaluations, and return the run.
+
+    Raises:
+        AlreadyExists: SPEC_DIFFERS, when the name stands for another run.
+    """
+    submission = _Submission(client, recipe, "")
+    run = submission.create_run(token_set)
+    submission.create_suite(run, token_set)
+    return call(client.runs.GetTrainingRun, training_run_pb2.GetTrainingRunRequest(name=run))
+
+
 def pipeline_of(run: training_run_pb2.TrainingRun, build: corpus_build_pb2.CorpusBuild) -> Pipeline:
     """Return the names of a pipeline from what its run and its corpus build say of their inputs."""
     parent, _, identifier = run.metadata.name.rpartition("/trainingRuns/")

@@ -1,10 +1,11 @@
 """Where rank 0's metric rows lie until the controller has them.
 
-Rank 0 writes the rows up to a checkpoint's step before it commits the checkpoint, so that a run that goes on from there
+Rank 0 writes the rows up to a checkpoint before it commits the checkpoint, so that a run that goes on from there
 has the rows of every step, even if agents and controller died together. Each object is a serialized
 `longhaul.training.v1.StepMetricsBatch`; the controller deletes it once its rows are committed.
 
-Keys: projects/{project}/runs/{run}/journal/{first step}-{last step}-e{epoch}.rows
+Keys: projects/{project}/runs/{run}/journal/{first position}-{last position}-e{epoch}.rows. A position is the number of
+steps made, those included that a rewind threw away: unlike the step it never goes back within an epoch.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from dataclasses import dataclass
 _KEY = re.compile(r"/journal/(\d+)-(\d+)-e(\d+)\.rows$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class JournalSpan:
-    """The steps whose rows one object holds, both ends included, and the epoch that made them."""
+    """The positions whose rows one object holds, both ends included, and the epoch that made them."""
 
-    first_step: int
-    last_step: int
+    first: int
+    last: int
     epoch: int
 
     def key(self, project: str, run_id: str) -> str:
         """Its key in the object store."""
-        span = f"{self.first_step:010d}-{self.last_step:010d}-e{self.epoch:06d}"
+        span = f"{self.first:010d}-{self.last:010d}-e{self.epoch:06d}"
         return f"{journal_prefix(project, run_id)}{span}.rows"
 
     @staticmethod

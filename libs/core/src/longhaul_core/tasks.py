@@ -96,6 +96,44 @@ class ExportResult(_Document):
     files: dict[str, str]
 
 
+class ImportArguments(_Document):
+    """Arguments of an import task: a folder in Hugging Face's form becomes parts below `prefix`."""
+
+    source: str
+    prefix: str
+    name: str
+
+
+class ImportedPart(_Document):
+    """One object of an imported checkpoint."""
+
+    key: str
+    size: int
+    digest: str
+
+
+class ImportResult(_Document):
+    """Result of an import task; `lineage` says where the model comes from and which recipe section it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    schema_: Literal["longhaul.import/v1"] = Field(default="longhaul.import/v1", alias="schema")
+    parts: tuple[ImportedPart, ...]
+    lineage: dict[str, str | int]
+
+
+class TaskFailure(_Document):
+    """Why a task failed, in words for the user."""
+
+    message: str
+    action: str = ""
+
+
+def failure_key(result_key: str) -> str:
+    """Where a task says why it failed."""
+    return f"{result_key}.failed"
+
+
 class BurnInArguments(_Document):
     """How hard and how long each device is tested. Zeros choose sizes that fit the device."""
 

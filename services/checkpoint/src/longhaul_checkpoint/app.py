@@ -17,6 +17,7 @@ from longhaul_checkpoint.adapters.comparison import Comparison
 from longhaul_checkpoint.adapters.exports import Exporter
 from longhaul_checkpoint.adapters.failpoints import Point
 from longhaul_checkpoint.adapters.holds import Holds
+from longhaul_checkpoint.adapters.imports import Importer
 from longhaul_checkpoint.adapters.inspection import Inspector
 from longhaul_checkpoint.adapters.instruments import Instruments
 from longhaul_checkpoint.adapters.loops import Retention, Scrubber
@@ -53,6 +54,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
             holds=Holds(db, clock),
             comparison=Comparison(db, store),
             exporter=Exporter(training),
+            importer=Importer(db, store, commits, training),
         )
     )
     await settler.settle_all()

@@ -12,7 +12,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2_grpc
 from longhaul.common.v1 import resource_pb2
 from longhaul_core.db import Database, Page
 from longhaul_core.errors import InvalidArgument
-from longhaul_core.ids import Collection, ResourceName
+from longhaul_core.ids import Collection, ResourceName, parse_parent
 from longhaul_core.rpc.auth import current_principal, require_own_run
 from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
@@ -26,6 +26,7 @@ from longhaul_checkpoint.adapters.commits import Commits
 from longhaul_checkpoint.adapters.comparison import Comparison
 from longhaul_checkpoint.adapters.exports import Exporter
 from longhaul_checkpoint.adapters.holds import Holds
+from longhaul_checkpoint.adapters.imports import Importer
 from longhaul_checkpoint.adapters.inspection import Inspector
 from longhaul_checkpoint.domain.checkpoint import Identity
 from longhaul_checkpoint.domain.retention import RetentionPolicy
@@ -44,6 +45,7 @@ class Parts:
     holds: Holds
     comparison: Comparison
     exporter: Exporter
+    importer: Importer
 
 
 class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
@@ -173,6 +175,19 @@ class CheckpointServicer(checkpoint_pb2_grpc.CheckpointServiceServicer):
         row = await self._parts.db.read(lambda session: catalogue.get(session, name.project, name.id))
         task, prefix = await self._parts.exporter.start(records.checkpoint_of(row), request.format)
         return pb.ExportCheckpointResponse(task=task, prefix=prefix)
+
+    async def GetCheckpointEnvironment(
+        self, request: pb.GetCheckpointEnvironmentRequest, context: Context
+    ) -> pb.GetCheckpointEnvironmentResponse:
+        name = convert.checkpoint_name_of(request.name)
+        return pb.GetCheckpointEnvironmentResponse(document=await self._parts.comparison.environment(name))
+
+    async def ImportCheckpoint(
+        self, request: pb.ImportCheckpointRequest, context: Context
+    ) -> pb.ImportCheckpointResponse:
+        project = parse_parent(request.parent)
+        row, task = await self._parts.importer.advance(project, request.model, request.source, retry=request.retry)
+        return pb.ImportCheckpointResponse(checkpoint=convert.checkpoint_to_proto(row), task=task)
 
     async def _own(self, name: str) -> ResourceName:
         """The name of a checkpoint; a training pod gets at those of its own run only."""

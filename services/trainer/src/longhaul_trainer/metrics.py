@@ -19,6 +19,7 @@ def step_metrics(row: StepRow, epoch: int) -> training_run_pb2.StepMetrics:
     """One metric row."""
     return training_run_pb2.StepMetrics(
         step=row.step,
+        position=row.position,
         epoch=epoch,
         time=timestamp(row.time),
         loss=row.loss,

@@ -39,10 +39,14 @@ class PhaseChange(_Message):
 
 
 class StepRow(_Message):
-    """Metrics of one optimizer step, from rank 0."""
+    """Metrics of one optimizer step, from rank 0.
+
+    ``position``: steps made, those thrown away by rewinds included.
+    """
 
     type: Literal["row"] = "row"
     step: int
+    position: int
     time: float
     loss: float
     learning_rate: float
@@ -120,6 +124,7 @@ class Assignment(_Message):
     failpoints: str = ""
     program: str = "train"
     node: str = ""
+    image: str = ""
 
     @property
     def run_name(self) -> str:

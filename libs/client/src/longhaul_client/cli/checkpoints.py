@@ -1,4 +1,4 @@
-"""`longhaul checkpoints`: list, show, verify, pin, unpin, diff, gc, export, reproduce."""
+"""`longhaul checkpoints`: list, show, verify, pin, unpin, diff, gc, export, import, reproduce."""
 
 from typing import Annotated
 
@@ -6,11 +6,13 @@ import typer
 from longhaul.checkpoint.v1 import checkpoint_pb2
 
 from longhaul_client.cli.exit_codes import ExitCode
+from longhaul_client.cli.imports import import_model
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
 from longhaul_client.cli.reproduce import reproduce
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import age, short_name, size, state_name
 from longhaul_client.sdk import call, pages
+from longhaul_client.task_end import await_task
 
 app = typer.Typer(no_args_is_help=True, help="Committed states of runs.")
 
@@ -190,7 +192,12 @@ def collect_garbage(
 
 
 @app.command("export")
-def export(context: typer.Context, checkpoint: CheckpointArgument, json: JsonOption = False) -> None:
+def export(
+    context: typer.Context,
+    checkpoint: CheckpointArgument,
+    wait: Annotated[bool, typer.Option(help="Wait until the files are written.")] = False,
+    json: JsonOption = False,
+) -> None:
     """Write a checkpoint as bf16 safetensors with a Hugging Face configuration and its tokenizer.
 
     Example: longhaul checkpoints export my-run-step-00000100-e1
@@ -201,10 +208,13 @@ def export(context: typer.Context, checkpoint: CheckpointArgument, json: JsonOpt
             name=session.resource(checkpoint, COLLECTION), format="huggingface"
         )
         answer = call(client.checkpoints.ExportCheckpoint, request)
+        if wait:
+            await_task(client, answer.task)
     if json:
         print_json(answer)
     else:
-        console.print(f"{answer.task} writes to {answer.prefix}")
+        console.print(f"{answer.task} {'wrote' if wait else 'writes'} to {answer.prefix}")
 
 
+app.command("import")(import_model)
 app.command("reproduce")(reproduce)

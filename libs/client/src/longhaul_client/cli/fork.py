@@ -11,7 +11,7 @@ from longhaul_core.errors import FailedPrecondition
 
 from longhaul_client.cli.output import JsonOption, console, print_json
 from longhaul_client.cli.session import session_of
-from longhaul_client.convert import training_run_spec
+from longhaul_client.pipeline import submit_run
 from longhaul_client.recipes import parse_recipe
 from longhaul_client.recipes.changes import apply_changes
 from longhaul_client.sdk import call
@@ -55,13 +55,7 @@ def fork(
         }
         recipe = parse_recipe(yaml.safe_dump(document, sort_keys=False), origin="--set", folder=Path.cwd())
         call(client.checkpoints.PinCheckpoint, checkpoint_pb2.PinCheckpointRequest(name=source.metadata.name))
-        spec = training_run_spec(recipe, token_set=parent.spec.token_set, code_version=parent.spec.code_version)
-        created = call(
-            client.runs.CreateTrainingRun,
-            training_run_pb2.CreateTrainingRunRequest(
-                parent=session.parent, training_run_id=identifier, spec=spec, request_id=f"fork-{identifier}"
-            ),
-        )
+        created = submit_run(client, recipe, parent.spec.token_set)
     if json:
         print_json(created)
         return

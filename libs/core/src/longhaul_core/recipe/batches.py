@@ -47,7 +47,13 @@ class DataConfig(Section):
 
     sequence_length: PositiveInt = 256
     global_batch_size: PositiveInt = Field(16, description="sequences an optimizer step, over all ranks")
-    micro_batch_size: PositiveInt = Field(8, description="sequences a rank holds at once; the rest is accumulated")
+    micro_batch_size: NonNegativeInt = Field(
+        8, description="sequences a rank holds at once; the rest is accumulated. 0: the largest that fits is found"
+    )
+    micro_batch_memory_gib: NonNegativeFloat = Field(
+        0.0,
+        description="what a rank may hold with a found micro-batch; 0: 90 % of its GPU, or of its share of the machine",
+    )
     document_masking: bool = Field(True, description="attention stays inside a document")
     shuffle_seed: NonNegativeInt = 0
     maximum_epochs: PositiveFloat = Field(5.0, description="the run fails before a source is repeated more often")

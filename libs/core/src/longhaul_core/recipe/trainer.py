@@ -110,6 +110,11 @@ class TrainerConfig(Section):
                 yield f"{name} {whole} is not a multiple of data_parallel {layout.data_parallel}"
                 return
             each = whole // layout.data_parallel
+            if not micro:
+                if layout.stages > 1:
+                    yield "data.micro_batch_size 0 (found) does not go with pipeline stages: name a size"
+                    return
+                continue
             if each % min(micro, each):
                 yield f"{each} sequences a rank is not a multiple of data.micro_batch_size {micro}"
             elif each // min(micro, each) < layout.stages > 1:

@@ -106,6 +106,11 @@ def get(session: Session, project: str, identifier: str, *, for_update: bool = F
     return resources.get(session, CHECKPOINT_KIND, project, identifier, for_update=for_update)
 
 
+def find(session: Session, project: str, identifier: str) -> ResourceRow | None:
+    """Return the row of a checkpoint, or None."""
+    return resources.find(session, CHECKPOINT_KIND, project, identifier)
+
+
 def save(
     session: Session, row: ResourceRow, checkpoint: Checkpoint, *, cause: str, message: str = "", now: datetime
 ) -> ResourceRow:

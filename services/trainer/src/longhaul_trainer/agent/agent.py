@@ -187,6 +187,7 @@ class Agent:
             scratch_dir=str(settings.scratch_dir),
             program=command.program or "train",
             node=settings.node,
+            image=settings.image,
         )
 
     async def _stop(self, command: agent_pb2.StopWorkers) -> None:

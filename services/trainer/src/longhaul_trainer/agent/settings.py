@@ -27,6 +27,7 @@ class AgentSettings(BaseSettings):
     object_store_url: str
     checkpoint_address: str
     node: str
+    image: str = Field("", description="of the pod's container, recorded with each checkpoint")
     gpus: int = Field(1, ge=0)
     scratch_dir: Path
     pod_ip: str = Field("", description="address at which other pods reach this one; empty: found by a route")

@@ -31,13 +31,13 @@ class MetricJournal:
         with self._lock:
             self._rows.append(row)
 
-    def write(self, through_step: int) -> None:
-        """Puts the rows up to a step into the store; may be repeated after an error."""
+    def write(self, through_position: int) -> None:
+        """Puts the rows up to a checkpoint into the store; may be repeated after an error."""
         with self._lock:
-            rows = [row for row in self._rows if row.step <= through_step]
+            rows = [row for row in self._rows if row.position <= through_position]
         if not rows:
             return
-        span = JournalSpan(rows[0].step, rows[-1].step, self._epoch)
+        span = JournalSpan(rows[0].position, rows[-1].position, self._epoch)
         batch = agent_pb2.StepMetricsBatch(rows=[step_metrics(row, self._epoch) for row in rows])
         self._store.put(span.key(self._project, self._run_id), batch.SerializeToString())
         with self._lock:

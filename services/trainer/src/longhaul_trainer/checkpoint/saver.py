@@ -23,7 +23,6 @@ from longhaul_core.objects import ObjectStore
 
 from longhaul_trainer.checkpoint.catalogue import Catalogue, Commit, Reservation
 from longhaul_trainer.checkpoint.local_tier import LocalTier
-from longhaul_trainer.checkpoint.part_file import PartImage
 from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
 from longhaul_trainer.checkpoint.points import SavePoint
@@ -84,7 +83,8 @@ class _Save:
 class Saver:
     """Asynchronous checkpoints of one rank.
 
-    On rank 0 `before_commit` is given the step once all parts are written; the commit waits for it.
+    On rank 0 `before_commit` is given the position once all parts are written; the commit waits for it. ``documents``
+    are parts of this rank that no step changes.
     """
 
     def __init__(
@@ -102,8 +102,10 @@ class Saver:
         near: LocalTier | None = None,
         failpoints: Failpoints | None = None,
         stored: Stored | None = None,
+        documents: Mapping[str, bytes] | None = None,
     ) -> None:
         self._sets = sets
+        self._documents = documents or {}
         self._store = store
         self._receipts = receipts
         self._listener = listener
@@ -212,7 +214,7 @@ class Saver:
             raise GaveUp("; ".join(failures))
         commit = _commit(reservation, state, [part for receipt in receipts for part in receipt.parts])
         if (prepare := self._before_commit) is not None:
-            patience.persist(lambda: prepare(state.step))
+            patience.persist(lambda: prepare(state.position))
         self._failpoints.reach(SavePoint.BEFORE_COMMIT)
         try:
             patience.persist(lambda: catalogue.commit(commit))
@@ -231,26 +233,28 @@ class Saver:
         known = basis.parts if basis is not None else {}
         prefix = announcement.prefix.rstrip("/")
         parts = []
-        for image in (image for held in self._sets for image in held.images):
-            parts.append(self._place(image, prefix, known.get(image.name), patience))
+        contents = [(image.name, image.data) for held in self._sets for image in held.images]
+        contents += [(name, memoryview(document)) for name, document in self._documents.items()]
+        for name, data in contents:
+            parts.append(self._place(name, data, prefix, known.get(name), patience))
             self._failpoints.reach(SavePoint.AFTER_FIRST_PART)
         self._failpoints.reach(SavePoint.AFTER_PARTS)
         kept = {announcement.basis: basis} if basis is not None else {}
         self._stored = {**kept, position: Stored.of(position, parts)}
         return parts
 
-    def _place(self, image: PartImage, prefix: str, before: Part | None, patience: Patience) -> Part:
-        """The part with this image's bytes: the one before, where they did not change, else a new one."""
-        checkpoint, digest = prefix.rpartition("/")[2], hash_bytes(image.data)
-        if before is not None and (before.digest, before.size) == (digest, len(image.data)):
+    def _place(self, name: str, data: memoryview, prefix: str, before: Part | None, patience: Patience) -> Part:
+        """The part with these bytes: the one before, where they did not change, else a new one."""
+        checkpoint, digest = prefix.rpartition("/")[2], hash_bytes(data)
+        if before is not None and (before.digest, before.size) == (digest, len(data)):
             if self._near is not None:
                 self._near.carry(checkpoint, before)
             return before
-        key = f"{prefix}/{image.name}"
-        patience.persist(lambda: self._store.put(key, image.data))
-        part = Part(key=key, size=len(image.data), digest=digest)
+        key = f"{prefix}/{name}"
+        patience.persist(lambda: self._store.put(key, data))
+        part = Part(key=key, size=len(data), digest=digest)
         if self._near is not None:
-            self._near.keep(checkpoint, part, image.data)
+            self._near.keep(checkpoint, part, data)
         return part
 
     def _notice(self, save: _Save) -> Callable[[Exception], None]:

@@ -62,6 +62,11 @@ class Stepper:
         shape = built.model.shape
         self._expert_layers = [layer for layer in range(shape.layers) if shape.has_experts(layer)]
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens that the model knows."""
+        return self._model.shape.vocabulary_size
+
     def measure(self, batch: Batch, signals: Sequence[float], micro_batch_size: int = 0) -> Measured:
         """Forward and backward pass of this rank's sequences; leaves the summed gradient, not clipped yet.
 

@@ -306,6 +306,7 @@ class Training:
             extra["peak_flops"] = self.throughput.peak_flops
         row = StepRow(
             step=self.state.step,
+            position=self.state.position,
             time=time.time(),
             loss=measured.loss,
             learning_rate=rate,

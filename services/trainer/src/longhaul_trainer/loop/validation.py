@@ -34,7 +34,7 @@ class Validation:
         for batch in self._batches:
             counted = grid.counts_loss and grid.rank("context") == 0
             valid = float((batch.labels != IGNORED_LABEL).sum()) if counted else 0.0
-            sums += [stepper.evaluate(batch, self._config.data.micro_batch_size), valid]
+            sums += [stepper.evaluate(batch, self._config.data.micro_batch_size or 1), valid]
         model.train()
         sums = grid.group.sum(sums) if sums else []
         losses, tokens = sums[0::2], sums[1::2]

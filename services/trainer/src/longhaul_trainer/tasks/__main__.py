@@ -1,13 +1,15 @@
-"""Entry point of task pods: ``python -m longhaul_trainer.tasks {score,export,burnin}``."""
+"""Entry point of task pods: ``python -m longhaul_trainer.tasks {score,export,import,burnin}``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 
-from longhaul_core.errors import InvalidArgument
+from longhaul_core.errors import InvalidArgument, LonghaulError
 from longhaul_core.logging import configure_logging, get_logger
 from longhaul_core.objects import ObjectStore, open_store
+from longhaul_core.tasks import TaskFailure, failure_key
 from pydantic import BaseModel, ValidationError
 
 from longhaul_trainer.tasks.settings import TaskSettings
@@ -25,6 +27,10 @@ def _run(program: str, settings: TaskSettings, store: ObjectStore) -> BaseModel:
         from longhaul_trainer.tasks.export import run_export
 
         return run_export(settings, store)
+    if program == "import":
+        from longhaul_trainer.tasks.importing import run_import
+
+        return run_import(settings, store)
     from longhaul_trainer.tasks.burnin import run_burnin
 
     return run_burnin(settings)
@@ -33,7 +39,7 @@ def _run(program: str, settings: TaskSettings, store: ObjectStore) -> BaseModel:
 def main() -> None:
     """Runs one task, writes its result, exits with its code."""
     parser = argparse.ArgumentParser(prog="python -m longhaul_trainer.tasks", description=__doc__)
-    parser.add_argument("program", choices=("score", "export", "burnin"))
+    parser.add_argument("program", choices=("score", "export", "import", "burnin"))
     program = parser.parse_args().program
     settings = TaskSettings()
     configure_logging("trainer-task", settings.log_level, settings.log_format)
@@ -46,9 +52,19 @@ def main() -> None:
 
         readable = _readable(error)
         code = exit_code_of(readable)
+        _say_why(settings, readable)
         _log.error("task failed", program=program, code=int(code), error=str(readable), exc_info=error)
         sys.exit(int(code))
     _log.info("task done", program=program, result=settings.task_result_key)
+
+
+def _say_why(settings: TaskSettings, error: Exception) -> None:
+    """Beside the result's place, for whoever asked for the task; a store that is away is not waited for."""
+    action = error.action if isinstance(error, LonghaulError) else ""
+    failure = TaskFailure(message=str(error), action=action)
+    with suppress(LonghaulError, OSError):
+        store = open_store(settings.object_store_url)
+        store.put(failure_key(settings.task_result_key), failure.model_dump_json().encode())
 
 
 def _readable(error: Exception) -> Exception:

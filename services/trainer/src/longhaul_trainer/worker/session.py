@@ -39,6 +39,7 @@ from longhaul_trainer.data.stages import mixture_stages
 from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.loop.control import Control
 from longhaul_trainer.loop.drills import planted
+from longhaul_trainer.loop.micro_batch import find_micro_batch
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Stepper
 from longhaul_trainer.loop.stops import AttemptFailed
@@ -54,7 +55,7 @@ from longhaul_trainer.parallel.group import RankGroup
 from longhaul_trainer.parallel.sharding import build_model
 from longhaul_trainer.version import code_version
 from longhaul_trainer.wire import Assignment, Phase
-from longhaul_trainer.worker.environment import describe_environment
+from longhaul_trainer.worker.environment import ENVIRONMENT_FILE, describe_environment, environment_document
 from longhaul_trainer.worker.listener import ReportingListener
 from longhaul_trainer.worker.start import load_huggingface, shared, source_manifest
 
@@ -88,6 +89,7 @@ class Session:
         self.store: ObjectStore = open_store(assignment.object_store_url)
         self._journal: MetricJournal | None = None
         self._restored: Stored | None = None
+        self._earlier_micro_batch = 0
         if assignment.rank == 0:
             self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
             reporter = JournalingReporter(reporter, self._journal)
@@ -114,11 +116,13 @@ class Session:
             self.drill.spoil(self.built.model)
             check_initial_parameters(self.built.model, self.group)
             state, saved_position = self._start(shape), -1
+        stepper = Stepper(self.built, self.update, self.config, grid)
+        state = self._settle_micro_batch(stepper, state)
         return Training(
             config=self.config,
             grid=grid,
             built=self.built,
-            stepper=Stepper(self.built, self.update, self.config, grid),
+            stepper=stepper,
             orders=orders,
             loader=loader,
             validation=validation,
@@ -132,6 +136,19 @@ class Session:
             saved_position=saved_position,
             drill=self.drill,
         )
+
+    def _settle_micro_batch(self, stepper: Stepper, state: TrainerState) -> TrainerState:
+        """Finds the micro-batch where none is given; a run that goes on in the same layout keeps what it had."""
+        if self.config.data.micro_batch_size:
+            return state
+        size = self._earlier_micro_batch
+        if not size:
+            layout = self.config.check_world_size(self.assignment.world_size)
+            size = find_micro_batch(stepper, self.config, self.group, layout.data_parallel)
+            self._tell("MICRO_BATCH_FOUND", "MEMORY", f"{size} sequences at once fit into a rank's memory")
+        data = self.config.data.model_copy(update={"micro_batch_size": size})
+        self.config = self.config.model_copy(update={"data": data})
+        return state.model_copy(update={"config": self.config})
 
     def _open_data(self) -> tuple[list[SampleOrder], Loader, Validation]:
         layout = self.config.check_world_size(self.assignment.world_size)
@@ -177,7 +194,7 @@ class Session:
             world_size=self.group.size,
             threads_per_worker=runtime.threads_per_worker,
             device=self.group.device.type,
-            environment=describe_environment() if self.group.rank == 0 else {},
+            environment=describe_environment(self.assignment.image) if self.group.rank == 0 else {},
             parent=self.assignment.resume_checkpoint,
         )
 
@@ -241,6 +258,8 @@ class Session:
         except DataLoss as error:
             raise self._damaged(error) from error
         self._restored = Stored.of(state.position, manifest.parts)
+        if state.lineage.world_size == self.group.size:
+            self._earlier_micro_batch = state.config.data.micro_batch_size
         lineage = self._lineage()
         if state.lineage.token_set_digest != lineage.token_set_digest:
             _log.warning("token set differs from that of the checkpoint", checkpoint=manifest.name)
@@ -301,6 +320,7 @@ class Session:
             failpoints=Failpoints.parse(self.assignment.failpoints, SavePoint),
             before_commit=self._journal.write if self._journal is not None else None,
             stored=self._restored,
+            documents={ENVIRONMENT_FILE: environment_document(self.assignment.image)} if rank == 0 else {},
         )
 
     def _near_tier(self) -> LocalTier | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from longhaul_core.errors import DataLoss, InvalidArgument, NotFound
@@ -56,20 +57,28 @@ def load_huggingface(store: ObjectStore, start: StartConfig, shape: DecoderShape
         NotFound: a file or a tensor is missing.
         DataLoss: a file is no safetensors file.
     """
-    files = _Folder(store, start.huggingface)
-    theirs = shape_from_huggingface(json.loads(files.read("config.json")))
-    _require_same(theirs, shape, start.huggingface)
+    files = ModelFolder(store, start.huggingface)
+    _require_same(files.shape(), shape, start.huggingface)
+    fill(slices, files, shape)
+
+
+@torch.no_grad()
+def fill(slices: Sequence[TensorSlice], files: ModelFolder, shape: DecoderShape) -> None:
+    """Copies each slice's box from the folder's tensors."""
     state = from_huggingface(dict(_weights(files)), shape)
     for wanted in slices:
         if wanted.name.endswith((".gate.load", ".gate.bias")):
             continue
         if wanted.name not in state:
-            raise NotFound(f"{start.huggingface} has no tensor for {wanted.name}", reason="TENSOR_MISSING")
+            raise NotFound(f"{files.place} has no tensor for {wanted.name}", reason="TENSOR_MISSING")
+        if tuple(state[wanted.name].shape) != wanted.shape:
+            found = tuple(state[wanted.name].shape)
+            raise InvalidArgument(f"{files.place}: {wanted.name} has the shape {found}, not {wanted.shape}")
         box = tuple(slice(o, o + n) for o, n in zip(wanted.offsets, wanted.local.shape, strict=True))
         wanted.local.copy_(state[wanted.name][box])
 
 
-def _weights(files: _Folder) -> Iterator[tuple[str, Tensor]]:
+def _weights(files: ModelFolder) -> Iterator[tuple[str, Tensor]]:
     if files.has("model.safetensors.index.json"):
         index = json.loads(files.read("model.safetensors.index.json"))
         names = sorted(set(index["weight_map"].values()))
@@ -99,17 +108,42 @@ def _require_same(theirs: DecoderShape, ours: DecoderShape, where: str) -> None:
         )
 
 
-class _Folder:
-    """Files below a local folder, or below a prefix of the object store."""
+class ModelFolder:
+    """A model in Hugging Face's form: files below a local folder, or below a prefix of the object store."""
 
     def __init__(self, store: ObjectStore, place: str) -> None:
         self._store, self._place = store, place.rstrip("/")
+        self.place = place
         self._local = Path(place) if Path(place).is_dir() else None
 
+    def configuration(self) -> dict[str, Any]:
+        """Its config.json.
+
+        Raises:
+            NotFound: there is none.
+            InvalidArgument: it is no JSON object.
+        """
+        if not self.has("config.json"):
+            raise NotFound(
+                f"{self.place} has no config.json",
+                reason="FILE_MISSING",
+                action="name a folder that the training pods see, or a prefix of the object store",
+            )
+        try:
+            return dict(json.loads(self.read("config.json")))
+        except (ValueError, TypeError) as error:
+            raise InvalidArgument(f"{self.place}/config.json is no JSON object: {error}") from error
+
+    def shape(self) -> DecoderShape:
+        """The decoder that its config.json describes."""
+        return shape_from_huggingface(self.configuration())
+
     def has(self, name: str) -> bool:
+        """Whether there is such a file."""
         return (self._local / name).is_file() if self._local else self._store.exists(f"{self._place}/{name}")
 
     def read(self, name: str) -> bytes:
+        """The file's bytes. Raises NotFound."""
         if self._local is None:
             return self._store.get(f"{self._place}/{name}")
         if not self.has(name):

@@ -21,15 +21,15 @@ class MetricJournal:
         self._objects = objects
         self._decode = decode
 
-    def read(self, project: str, run_id: str, after: tuple[int, int], through_step: int) -> tuple[Rows, list[str]]:
-        """Rows later than `after` (epoch, step), up to a step: by step, of each the highest epoch's; and damaged keys.
+    def read(self, project: str, run_id: str, after: tuple[int, int], through: int) -> tuple[Rows, list[str]]:
+        """Rows later than `after` (epoch, position), up to a position: by step, of each the latest; and damaged keys.
 
-        A row is later if its epoch is higher, or its step within the same epoch.
+        A row is later if its epoch is higher, or its position within the same epoch.
         """
         found: dict[int, tuple[StepRow, dict[str, Any]]] = {}
         damaged = []
         for key, span in self._spans(project, run_id):
-            if (span.epoch, span.last_step) <= after or span.first_step > through_step:
+            if (span.epoch, span.last) <= after or span.first > through:
                 continue
             try:
                 rows = self._decode(self._objects.get(key))
@@ -38,16 +38,16 @@ class MetricJournal:
                 continue
             for row, values in rows:
                 known = found.get(row.step)
-                if not after < (row.epoch, row.step) or row.step > through_step:
+                if not after < (row.epoch, row.position) or row.position > through:
                     continue
-                if known is None or known[0].epoch <= row.epoch:
+                if known is None or (known[0].epoch, known[0].position) <= (row.epoch, row.position):
                     found[row.step] = (row, values)
         return tuple(found[step] for step in sorted(found)), damaged
 
-    def clear(self, project: str, run_id: str, through_step: int) -> None:
-        """Deletes what holds no row after a step; the database has all rows up to it."""
+    def clear(self, project: str, run_id: str, through: int) -> None:
+        """Deletes what holds no row after a position; the database has all rows up to it."""
         for key, span in self._spans(project, run_id):
-            if span.last_step <= through_step:
+            if span.last <= through:
                 self._objects.delete(key)
 
     def _spans(self, project: str, run_id: str) -> list[tuple[str, JournalSpan]]:

@@ -127,7 +127,7 @@ def read_segments(objects: ObjectStore, prefix: str, after_step: int, limit: int
             break
         for line in gzip.decompress(objects.get(info.key)).splitlines():
             row = _from_json(json.loads(line))
-            if row.step > after_step and (row.step not in found or found[row.step].epoch <= row.epoch):
+            if row.step > after_step and (row.step not in found or _age(found[row.step]) <= _age(row)):
                 found[row.step] = row
     return [found[step] for step in sorted(found)[:limit]]
 
@@ -147,12 +147,17 @@ def read_archived(
 
 
 def merge(archived: Sequence[MetricRow], newest: Sequence[MetricRow], limit: int) -> list[MetricRow]:
-    """Both by step, the higher epoch winning."""
+    """Both by step, the newest of each."""
     rows = {row.step: row for row in archived}
     for row in newest:
-        if row.step not in rows or rows[row.step].epoch <= row.epoch:
+        if row.step not in rows or _age(rows[row.step]) <= _age(row):
             rows[row.step] = row
     return [rows[step] for step in sorted(rows)[:limit]]
+
+
+def _age(row: MetricRow) -> tuple[int, int]:
+    """Orders the rows of one step: a higher epoch is newer, within an epoch what was committed later."""
+    return row.epoch, row.sequence
 
 
 def _row(found: Any) -> MetricRow:

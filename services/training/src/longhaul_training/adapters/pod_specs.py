@@ -31,7 +31,7 @@ GIB = 1024**3
 # Of a pod's grace, what the agent keeps for its last words after the workers' checkpoint.
 FAREWELL_SECONDS = 5.0
 
-_TASK_PROGRAMS = {"SCORE": "score", "EXPORT": "export", "BURN_IN": "burnin"}
+_TASK_PROGRAMS = {"SCORE": "score", "EXPORT": "export", "BURN_IN": "burnin", "IMPORT": "import"}
 
 
 def managed(installation: str) -> dict[str, str]:
@@ -58,6 +58,7 @@ def run_pod(
     env = {
         **config.env,
         **_common(run.project, action.pod, action.node, run.spec.gpus_per_pod, environment),
+        **({"LONGHAUL_IMAGE": shown} if (shown := image or environment.image) else {}),
         "LONGHAUL_RUN": run.id,
         "LONGHAUL_SLOT": str(action.slot),
         "LONGHAUL_INCARNATION": str(action.incarnation),

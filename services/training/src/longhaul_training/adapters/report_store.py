@@ -109,15 +109,15 @@ class ReportStore:
         await self._clear_journal(stored, reports)
         return stored
 
-    async def recover(self, project: str, run_id: str, through_step: int, term: int) -> None:
-        """Commits the rows up to a checkpoint's step that died with the agents; raises Aborted (STALE_TERM).
+    async def recover(self, project: str, run_id: str, through: int, term: int) -> None:
+        """Commits the rows up to a checkpoint's position that died with the agents; raises Aborted (STALE_TERM).
 
         A damaged object of the journal costs its rows and is told; the run goes on.
         """
         row = await self._db.read(lambda session: resources.get(session, KIND, project, run_id))
         reports = codec.load_reports(row)
-        after = (reports.step_epoch, reports.step)
-        rows, damaged = await asyncio.to_thread(self._journal.read, project, run_id, after, through_step)
+        after = (reports.step_epoch, reports.position)
+        rows, damaged = await asyncio.to_thread(self._journal.read, project, run_id, after, through)
         if not rows and not damaged:
             return
         now = self._clock.now()
@@ -136,9 +136,9 @@ class ReportStore:
         steps = [report.step for _, report in reports if isinstance(report, CheckpointReport)]
         if not steps:
             return
-        run, through_step = stored.run, min(max(steps), stored.reports.step)
+        run, through = stored.run, min(max(steps), stored.reports.position)
         try:
-            await asyncio.to_thread(self._journal.clear, run.project, run.id, through_step)
+            await asyncio.to_thread(self._journal.clear, run.project, run.id, through)
         except LonghaulError as error:
             log.warning("journal not cleared", run=run.name, error=str(error))
 

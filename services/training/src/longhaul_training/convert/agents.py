@@ -131,6 +131,7 @@ def _rows(batch: agent_pb2.StepMetricsBatch) -> Rows:
 def _step_row(row: training_run_pb2.StepMetrics) -> StepRow:
     return StepRow(
         step=row.step,
+        position=row.position or row.step,
         epoch=row.epoch,
         at=seconds_of(row.time),
         loss=row.loss,

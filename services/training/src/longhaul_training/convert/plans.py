@@ -95,7 +95,7 @@ def plan_to_proto(plan: Plan, accelerator: Accelerator) -> pb.Plan:
 def _layout(config: TrainerConfig, gpus: int) -> Layout:
     degrees = config.check_world_size(gpus)
     per_rank = config.data.global_batch_size // degrees.data_parallel
-    micro_batch = min(config.data.micro_batch_size, per_rank)
+    micro_batch = min(config.data.micro_batch_size or 1, per_rank)
     return Layout(
         data_parallel=degrees.data_parallel,
         tensor_parallel=degrees.tensor_parallel,

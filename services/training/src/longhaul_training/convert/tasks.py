@@ -20,6 +20,7 @@ _KINDS = {
     task_pb2.TASK_KIND_SCORE: "SCORE",
     task_pb2.TASK_KIND_EXPORT: "EXPORT",
     task_pb2.TASK_KIND_BURN_IN: "BURN_IN",
+    task_pb2.TASK_KIND_IMPORT: "IMPORT",
 }
 _KIND_VALUES = {name: kind for kind, name in _KINDS.items()}
 _STATES = {state: resource_pb2.JobState.Value(f"JOB_STATE_{state.value}") for state in TaskState}

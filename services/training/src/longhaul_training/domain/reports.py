@@ -36,7 +36,10 @@ class WorkerExit:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """What the controller itself needs of a metric row."""
+    """What the controller itself needs of a metric row.
+
+    `position` counts the steps made, those that a rewind threw away included; it grows within an epoch.
+    """
 
     step: int
     epoch: int
@@ -49,6 +52,12 @@ class StepRow:
     checkpoint_seconds: float = 0.0
     validation_loss: float | None = None
     repeat_share: float = 0.0
+    position: int = -1
+
+    def __post_init__(self) -> None:
+        """A row without a position stands where its step says: nothing was rewound."""
+        if self.position < 0:
+            object.__setattr__(self, "position", self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class StackNote:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Everything reported so far; `step` is of `step_epoch`, `high_step` the highest of all epochs."""
+    """Everything reported so far; `step` and `position` are of `step_epoch`, `high_step` the highest of all epochs."""
 
     step: int = -1
     step_epoch: int = 0
@@ -97,6 +106,12 @@ class Reports:
     node_reports: tuple[NodeReport, ...] = ()
     suspicion: Suspicion | None = None
     stacks: tuple[StackNote, ...] = ()
+    position: int = -1
+
+    def __post_init__(self) -> None:
+        """What was stored before positions were reported stands where its step says."""
+        if self.position < 0:
+            object.__setattr__(self, "position", self.step)
 
     @property
     def median_step_seconds(self) -> float:
@@ -110,16 +125,17 @@ class Reports:
 
 
 def is_replay(reports: Reports, row: StepRow) -> bool:
-    """Whether an earlier epoch made this step already."""
+    """Whether this step was made before: by an earlier epoch, or before a rewind."""
     return row.step <= reports.high_step
 
 
 def is_known(reports: Reports, row: StepRow) -> bool:
-    """Whether this very row was folded in before: an epoch makes each step once, in order.
+    """Whether this very row was folded in before: within an epoch positions come once, in order.
 
-    Rows come twice where the journal was read while an agent still had them to report.
+    Rows come twice where the journal was read while an agent still had them to report. Steps may repeat: after a rewind
+    they are made again, and the newest row of a step is the one that is kept.
     """
-    return row.epoch == reports.step_epoch and row.step <= reports.step
+    return row.epoch == reports.step_epoch and row.position <= reports.position
 
 
 def add_steps(reports: Reports, rows: Iterable[StepRow]) -> Reports:
@@ -189,12 +205,14 @@ def _key(found: NodeReport) -> tuple[int, str, int]:
 
 
 def _newest(reports: Reports, row: StepRow) -> Reports:
-    pace = reports.pace if row.epoch == reports.step_epoch else restarted(reports.pace)
+    goes_on = row.epoch == reports.step_epoch and row.step > reports.step
+    pace = reports.pace if goes_on else restarted(reports.pace)
     seconds = max(0.0, row.step_seconds - row.checkpoint_seconds)
     return replace(
         reports,
         pace=add_step(pace, row.step, row.at, seconds, row.data_wait_seconds, row.repeat_share),
         step=row.step,
+        position=row.position,
         step_epoch=row.epoch,
         step_at=row.at,
         loss=row.loss if math.isfinite(row.loss) else reports.loss,

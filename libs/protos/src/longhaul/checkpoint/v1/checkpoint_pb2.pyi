@@ -1000,6 +1000,112 @@ class ExportCheckpointRequest(_message.Message):
 Global___ExportCheckpointRequest: _TypeAlias = ExportCheckpointRequest  # noqa: Y015
 
 @_typing.final
+class GetCheckpointEnvironmentRequest(_message.Message):
+    """Request of GetCheckpointEnvironment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointEnvironmentRequest: _TypeAlias = GetCheckpointEnvironmentRequest  # noqa: Y015
+
+@_typing.final
+class GetCheckpointEnvironmentResponse(_message.Message):
+    """Response of GetCheckpointEnvironment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """JSON: versions, packages as pins, variables without secrets, uncommitted changes of the code as a patch."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointEnvironmentResponse: _TypeAlias = GetCheckpointEnvironmentResponse  # noqa: Y015
+
+@_typing.final
+class ImportCheckpointRequest(_message.Message):
+    """Request of ImportCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """projects/{project}"""
+    model: _builtins.str
+    """Id of the model: the checkpoint is {model}-step-00000000-e1."""
+    source: _builtins.str
+    """Folder with config.json and safetensors: a path that the pods see, or a prefix of the object store."""
+    request_id: _builtins.str
+    retry: _builtins.bool
+    """Start another task where the last one failed."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        model: _builtins.str = ...,
+        source: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        retry: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "parent", b"parent", "request_id", b"request_id", "retry", b"retry", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportCheckpointRequest: _TypeAlias = ImportCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class ImportCheckpointResponse(_message.Message):
+    """Response of ImportCheckpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """Name of the task that converts; empty once the checkpoint is committed."""
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint: ...
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___Checkpoint | None = ...,
+        task: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportCheckpointResponse: _TypeAlias = ImportCheckpointResponse  # noqa: Y015
+
+@_typing.final
 class ExportCheckpointResponse(_message.Message):
     """Response of ExportCheckpoint."""
 

@@ -125,6 +125,16 @@ class CheckpointServiceStub:
                 request_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ExportCheckpointRequest.SerializeToString,
                 response_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ExportCheckpointResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpointEnvironment = channel.unary_unary(
+                '/longhaul.checkpoint.v1.CheckpointService/GetCheckpointEnvironment',
+                request_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.GetCheckpointEnvironmentRequest.SerializeToString,
+                response_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.GetCheckpointEnvironmentResponse.FromString,
+                _registered_method=True)
+        self.ImportCheckpoint = channel.unary_unary(
+                '/longhaul.checkpoint.v1.CheckpointService/ImportCheckpoint',
+                request_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ImportCheckpointRequest.SerializeToString,
+                response_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ImportCheckpointResponse.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer:
@@ -260,6 +270,22 @@ class CheckpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpointEnvironment(self, request, context):
+        """Returns the record of what a checkpoint was computed with. Errors: NOT_FOUND (no such checkpoint, or it has no record).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportCheckpoint(self, request, context):
+        """Makes a checkpoint of a model in Hugging Face's form: starts the task that converts it, or, once that is done,
+        commits. Call it again until the checkpoint is committed. Idempotent. Errors: ALREADY_EXISTS (a run, or an import from
+        elsewhere, has the name); FAILED_PRECONDITION (IMPORT_FAILED: what the task said; `retry` starts another one).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -352,6 +378,16 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.ExportCheckpoint,
                     request_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ExportCheckpointRequest.FromString,
                     response_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ExportCheckpointResponse.SerializeToString,
+            ),
+            'GetCheckpointEnvironment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpointEnvironment,
+                    request_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.GetCheckpointEnvironmentRequest.FromString,
+                    response_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.GetCheckpointEnvironmentResponse.SerializeToString,
+            ),
+            'ImportCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportCheckpoint,
+                    request_deserializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ImportCheckpointRequest.FromString,
+                    response_serializer=longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ImportCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -841,6 +877,60 @@ class CheckpointService:
             '/longhaul.checkpoint.v1.CheckpointService/ExportCheckpoint',
             longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ExportCheckpointRequest.SerializeToString,
             longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ExportCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpointEnvironment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.checkpoint.v1.CheckpointService/GetCheckpointEnvironment',
+            longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.GetCheckpointEnvironmentRequest.SerializeToString,
+            longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.GetCheckpointEnvironmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longhaul.checkpoint.v1.CheckpointService/ImportCheckpoint',
+            longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ImportCheckpointRequest.SerializeToString,
+            longhaul_dot_checkpoint_dot_v1_dot_checkpoint__pb2.ImportCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

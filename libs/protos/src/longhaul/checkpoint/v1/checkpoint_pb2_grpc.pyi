@@ -75,6 +75,13 @@ class CheckpointServiceStub:
     """Compares the parts of two checkpoints."""
     ExportCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ExportCheckpointRequest, _checkpoint_pb2.ExportCheckpointResponse]
     """Starts a task that writes a checkpoint as bf16 safetensors with a Hugging Face configuration. Returns the task's name. Idempotent."""
+    GetCheckpointEnvironment: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.GetCheckpointEnvironmentRequest, _checkpoint_pb2.GetCheckpointEnvironmentResponse]
+    """Returns the record of what a checkpoint was computed with. Errors: NOT_FOUND (no such checkpoint, or it has no record)."""
+    ImportCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ImportCheckpointRequest, _checkpoint_pb2.ImportCheckpointResponse]
+    """Makes a checkpoint of a model in Hugging Face's form: starts the task that converts it, or, once that is done,
+    commits. Call it again until the checkpoint is committed. Idempotent. Errors: ALREADY_EXISTS (a run, or an import from
+    elsewhere, has the name); FAILED_PRECONDITION (IMPORT_FAILED: what the task said; `retry` starts another one).
+    """
 
 @_typing.type_check_only
 class CheckpointServiceAsyncStub(CheckpointServiceStub):
@@ -123,6 +130,13 @@ class CheckpointServiceAsyncStub(CheckpointServiceStub):
     """Compares the parts of two checkpoints."""
     ExportCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ExportCheckpointRequest, _checkpoint_pb2.ExportCheckpointResponse]  # type: ignore[assignment]
     """Starts a task that writes a checkpoint as bf16 safetensors with a Hugging Face configuration. Returns the task's name. Idempotent."""
+    GetCheckpointEnvironment: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.GetCheckpointEnvironmentRequest, _checkpoint_pb2.GetCheckpointEnvironmentResponse]  # type: ignore[assignment]
+    """Returns the record of what a checkpoint was computed with. Errors: NOT_FOUND (no such checkpoint, or it has no record)."""
+    ImportCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ImportCheckpointRequest, _checkpoint_pb2.ImportCheckpointResponse]  # type: ignore[assignment]
+    """Makes a checkpoint of a model in Hugging Face's form: starts the task that converts it, or, once that is done,
+    commits. Call it again until the checkpoint is committed. Idempotent. Errors: ALREADY_EXISTS (a run, or an import from
+    elsewhere, has the name); FAILED_PRECONDITION (IMPORT_FAILED: what the task said; `retry` starts another one).
+    """
 
 class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps what training produced. Parts go straight from the ranks to the object store; the manifest is the commit."""
@@ -276,5 +290,24 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.ExportCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.ExportCheckpointResponse]]:
         """Starts a task that writes a checkpoint as bf16 safetensors with a Hugging Face configuration. Returns the task's name. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpointEnvironment(
+        self,
+        request: _checkpoint_pb2.GetCheckpointEnvironmentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.GetCheckpointEnvironmentResponse, _abc.Awaitable[_checkpoint_pb2.GetCheckpointEnvironmentResponse]]:
+        """Returns the record of what a checkpoint was computed with. Errors: NOT_FOUND (no such checkpoint, or it has no record)."""
+
+    @_abc_1.abstractmethod
+    def ImportCheckpoint(
+        self,
+        request: _checkpoint_pb2.ImportCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.ImportCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.ImportCheckpointResponse]]:
+        """Makes a checkpoint of a model in Hugging Face's form: starts the task that converts it, or, once that is done,
+        commits. Call it again until the checkpoint is committed. Idempotent. Errors: ALREADY_EXISTS (a run, or an import from
+        elsewhere, has the name); FAILED_PRECONDITION (IMPORT_FAILED: what the task said; `retry` starts another one).
+        """
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

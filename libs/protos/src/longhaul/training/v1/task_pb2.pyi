@@ -37,6 +37,8 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     """Writes a checkpoint in another format."""
     TASK_KIND_BURN_IN: _TaskKind.ValueType  # 3
     """Checks a node's GPUs."""
+    TASK_KIND_IMPORT: _TaskKind.ValueType  # 4
+    """Makes parts of a checkpoint from a published model."""
 
 class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
     """What a task runs."""
@@ -49,6 +51,8 @@ TASK_KIND_EXPORT: TaskKind.ValueType  # 2
 """Writes a checkpoint in another format."""
 TASK_KIND_BURN_IN: TaskKind.ValueType  # 3
 """Checks a node's GPUs."""
+TASK_KIND_IMPORT: TaskKind.ValueType  # 4
+"""Makes parts of a checkpoint from a published model."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 @_typing.final

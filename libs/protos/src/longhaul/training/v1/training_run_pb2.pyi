@@ -1103,6 +1103,7 @@ class StepMetrics(_message.Message):
     EXTRA_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     epoch: _builtins.int
     loss: _builtins.float
@@ -1123,6 +1124,8 @@ class StepMetrics(_message.Message):
     """Whether an earlier epoch made this step already."""
     sequence: _builtins.int
     """Position in the stream of committed rows, for resuming WatchStepMetrics."""
+    position: _builtins.int
+    """Steps made up to this one, those that rewinds threw away included: it grows within an epoch even where step goes back."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1148,10 +1151,11 @@ class StepMetrics(_message.Message):
         extra: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         replayed: _builtins.bool = ...,
         sequence: _builtins.int = ...,
+        position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mfu", b"_mfu", "_validation_loss", b"_validation_loss", "mfu", b"mfu", "time", b"time", "validation_loss", b"validation_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mfu", b"_mfu", "_validation_loss", b"_validation_loss", "checkpoint_stall_seconds", b"checkpoint_stall_seconds", "data_wait_seconds", b"data_wait_seconds", "epoch", b"epoch", "extra", b"extra", "gradient_norm", b"gradient_norm", "learning_rate", b"learning_rate", "loss", b"loss", "mfu", b"mfu", "replayed", b"replayed", "sequence", b"sequence", "step", b"step", "step_seconds", b"step_seconds", "time", b"time", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "validation_loss", b"validation_loss"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mfu", b"_mfu", "_validation_loss", b"_validation_loss", "checkpoint_stall_seconds", b"checkpoint_stall_seconds", "data_wait_seconds", b"data_wait_seconds", "epoch", b"epoch", "extra", b"extra", "gradient_norm", b"gradient_norm", "learning_rate", b"learning_rate", "loss", b"loss", "mfu", b"mfu", "position", b"position", "replayed", b"replayed", "sequence", b"sequence", "step", b"step", "step_seconds", b"step_seconds", "time", b"time", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "validation_loss", b"validation_loss"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mfu: _TypeAlias = _typing.Literal["mfu"]  # noqa: Y015
     _WhichOneofArgType__mfu: _TypeAlias = _typing.Literal["_mfu", b"_mfu"]  # noqa: Y015

@@ -1,0 +1,163 @@
+"""Whether training is right: the trainer against a plain transformers + AdamW loop on the demo's corpus.
+
+Three seeds of the demo's model, 100 steps each, from the same initial weights on the same batches, float32, one thread.
+Compared are loss and gradient norm (before clipping) at every step, and the loss at the end with the spread over seeds.
+
+Usage: python bench/parity.py [SEEDS] [STEPS]
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from fastwarc.warc import ArchiveIterator, WarcRecordType
+from longhaul_core.recipe import TrainerConfig
+from longhaul_trainer.data.samples import Batch
+from longhaul_trainer.loop.step import Stepper
+from longhaul_trainer.model import DecoderShape
+from longhaul_trainer.model.huggingface import huggingface_config
+from longhaul_trainer.optimizer.schedule import learning_rate
+from longhaul_trainer.optimizer.update import Update
+from longhaul_trainer.parallel.grid import Grid, make_grid
+from longhaul_trainer.parallel.group import open_group
+from longhaul_trainer.parallel.sharding import build_model
+from resiliparse.extract.html2text import extract_plain_text
+from tokenizers import ByteLevelBPETokenizer
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+DEMO = Path(__file__).resolve().parents[1] / "examples" / "python-docs"
+LAST_STEPS = 10
+RELATIVE_TARGET = 1e-4
+EOS = 0
+
+
+def demo_config(seed: int, steps: int) -> TrainerConfig:
+    """The demo's model and training, shortened."""
+    recipe = yaml.safe_load((DEMO / "recipe.yaml").read_text())
+    training = {name: recipe["training"][name] for name in ("optimizer", "schedule", "data", "runtime")}
+    return TrainerConfig.model_validate({**training, "model": recipe["model"], "steps": steps, "seed": seed})
+
+
+def demo_tokens(vocabulary_size: int) -> np.ndarray:
+    """The pages of the crawl as one stream, each page ended by a token of its own."""
+    texts = list(_pages())
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(texts, vocab_size=vocabulary_size, special_tokens=["<|end|>"], show_progress=False)
+    encoded = tokenizer.encode_batch(texts)
+    return np.concatenate([np.array([*page.ids, EOS]) for page in encoded])
+
+
+def _pages() -> Iterator[str]:
+    with (DEMO / "python-docs.warc.gz").open("rb") as stream:
+        for record in ArchiveIterator(stream, record_types=WarcRecordType.response, parse_http=True):
+            kind = record.http_content_type or ""
+            if record.http_headers.status_code == 200 and "html" in kind:
+                text = extract_plain_text(record.reader.read().decode("utf-8", "replace"), main_content=True)
+                if len(text) > 500:
+                    yield text
+
+
+def make_batches(stream: np.ndarray, config: TrainerConfig) -> list[Batch]:
+    """Rows of the stream in an order of the seed; positions start again after each page's end."""
+    length, size = config.data.sequence_length, config.data.global_batch_size
+    rows = (len(stream) - 1) // length
+    chosen = np.random.default_rng(config.seed).permutation(rows)[: config.steps * size]
+    assert len(chosen) == config.steps * size, f"{rows} rows are too few for {config.steps} steps"
+    place = np.arange(length)
+    batches = []
+    for numbers in chosen.reshape(config.steps, size):
+        tokens = np.stack([stream[n * length : (n + 1) * length + 1] for n in numbers]).astype(np.int64)
+        starts = np.concatenate([np.ones((size, 1), bool), tokens[:, :-2] == EOS], axis=1)
+        positions = place - np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+        batches.append(Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), positions))
+    return batches
+
+
+def ours(config: TrainerConfig, grid: Grid, batches: list[Batch]) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """Initial weights, then loss and gradient norm of each step."""
+    built = build_model(DecoderShape.resolve(config, config.model.vocabulary_size), config, grid)
+    initial = {name: parameter.detach().clone() for name, parameter in built.model.named_parameters()}
+    stepper = Stepper(built, Update(built.model, config.optimizer), config, grid)
+    found = []
+    for step, batch in enumerate(batches, start=1):
+        measured = stepper.measure(batch, [])
+        stepper.apply(measured, step)
+        found.append((measured.loss, measured.gradient_norm))
+    return initial, found
+
+
+def plain(config: TrainerConfig, initial: dict[str, Any], batches: list[Batch]) -> list[tuple[float, float]]:
+    """By the book: one batch a step, transformers' model, torch's AdamW and clipping."""
+    shape = DecoderShape.resolve(config, config.model.vocabulary_size)
+    model = LlamaForCausalLM(LlamaConfig.from_dict(huggingface_config(shape, eos_id=EOS, dtype="float32")))
+    model.load_state_dict({f"model.{name}": value for name, value in initial.items()}, strict=False)
+    named, given = dict(model.named_parameters()), config.optimizer
+    decayed = [p for name, p in named.items() if p.dim() > 1 and "embed" not in name]
+    others = [p for name, p in named.items() if p.dim() == 1 or "embed" in name]
+    groups = [{"params": decayed, "weight_decay": given.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    betas = (given.beta1, given.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=given.epsilon, foreach=False, fused=False)
+    causal = torch.ones(config.data.sequence_length, config.data.sequence_length, dtype=torch.bool).tril()
+    found = []
+    for step, batch in enumerate(batches, start=1):
+        tokens, labels, positions = (torch.from_numpy(a) for a in (batch.tokens, batch.labels, batch.positions))
+        document = (positions == 0).cumsum(1)
+        allowed = (document[:, :, None] == document[:, None, :]) & causal
+        mask = torch.zeros(allowed.shape).masked_fill(~allowed, float("-inf")).unsqueeze(1)
+        logits = model(input_ids=tokens, position_ids=positions, attention_mask=mask).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), given.gradient_clip))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append((loss.item(), norm))
+    return found
+
+
+def main() -> None:
+    seeds, steps = (int(text) for text in (*sys.argv[1:], *("3", "100")[len(sys.argv) - 1 :]))
+    torch.set_num_threads(1)
+    grid = make_grid(open_group(0, 1, torch.device("cpu")), demo_config(0, steps).layout, tied=True)
+    vocabulary = yaml.safe_load((DEMO / "recipe.yaml").read_text())["tokenizer"]["vocabulary_size"]
+    stream = demo_tokens(vocabulary)
+    worst = {"loss": 0.0, "gradient norm": 0.0}
+    ends: dict[str, list[float]] = {"ours": [], "plain": []}
+    for seed in range(seeds):
+        config = demo_config(seed, steps)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"vocabulary_size": vocabulary})})
+        batches = make_batches(stream, config)
+        initial, mine = ours(config, grid, batches)
+        theirs = plain(config, initial, batches)
+        for place, name in enumerate(worst):
+            pairs = [(a[place], b[place]) for a, b in zip(mine, theirs, strict=True)]
+            worst[name] = max(worst[name], *(abs(a - b) / b for a, b in pairs))
+        for name, values in (("ours", mine), ("plain", theirs)):
+            ends[name].append(statistics.mean(loss for loss, _ in values[-LAST_STEPS:]))
+    met = 0
+    for name, value in worst.items():
+        met += value <= RELATIVE_TARGET
+        line = {"bench": f"{name}, worst of {steps} steps and {seeds} seeds", "ours": value, "peer": 0.0}
+        line |= {"unit": "relative difference", "ratio": value, "target": RELATIVE_TARGET}
+        print(json.dumps({**line, "peer_name": "transformers + AdamW", "met": value <= RELATIVE_TARGET}), flush=True)
+    means = {name: statistics.mean(values) for name, values in ends.items()}
+    difference, noise = abs(means["ours"] - means["plain"]), statistics.stdev(ends["plain"])
+    met += difference <= noise
+    line = {"bench": f"loss of the last {LAST_STEPS} steps", "ours": means["ours"], "peer": means["plain"]}
+    line |= {"unit": "nats a token", "ratio": difference / noise, "target": 1.0, "met": difference <= noise}
+    print(json.dumps({**line, "peer_name": f"transformers + AdamW, deviation over seeds {noise:.4f}"}), flush=True)
+    print(f"bench-parity: {met} of 3 targets met")
+
+
+if __name__ == "__main__":
+    main()

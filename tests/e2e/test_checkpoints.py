@@ -107,11 +107,10 @@ def test_fork_goes_on_from_a_checkpoint_with_a_part_swapped(installation: Instal
 def test_imported_model_is_continued(installation: Installation, published: Path, finished: Path, tmp_path: Path):
     imported = installation.json("checkpoints", "import", str(published), "--name", "published")
     document = yaml.safe_load(finished.read_text())
-    document["name"] = "continued"
     document["model"] = imported["recipe"]["model"]
-    document["training"] |= imported["recipe"]["training"] | {"steps": 4}
+    document["training"] |= imported["recipe"]["training"] | {"steps": 6}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(document))
-    done = installation.longhaul("run", str(path))
+    done = installation.longhaul("run", str(path), "--name", "continued")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(losses(installation, "continued")) == [1, 2, 3, 4]
+    assert sorted(losses(installation, "continued")) == [1, 2, 3, 4, 5, 6]

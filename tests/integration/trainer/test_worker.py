@@ -295,12 +295,12 @@ def test_micro_batch_is_found_by_every_rank_and_kept_by_the_resumed_run(world: W
     again = start_workers(world, 2, **resume(world, 8), trainer_config=found)
     assert [row.loss for row in finish(again)] == [row.loss for row in rows[8:]]
     assert events(again[0], "MICRO_BATCH_FOUND") == []
-    named = finish(start_workers(world, 2, trainer_config=world.config(data={"micro_batch_size": 4})))
+    named = finish(start_workers(world, 2, epoch=3, trainer_config=world.config(data={"micro_batch_size": 4})))
     assert [row.loss for row in named] == [row.loss for row in rows]
 
 
 def test_micro_batch_that_is_found_under_a_tight_limit_is_one_sequence(world: World) -> None:
-    tight = world.config(data={"micro_batch_size": 0, "micro_batch_memory_gib": 0.001}, steps=2)
+    tight = world.config(data={"micro_batch_size": 0, "micro_batch_memory_gib": 0.001})
     workers = start_workers(world, 1, trainer_config=tight)
     finish(workers)
     (event,) = events(workers[0], "MICRO_BATCH_FOUND")

@@ -72,7 +72,7 @@ down: ## stop them
 bench-control: $(STAMP) ## the controller: Create, reconcile of 8,000 GPUs, 2,000 pods, 2,000 heartbeats, 1,000 runs under kills
 	@$(BIN)/python bench/control.py
 
-bench-recovery: $(STAMP) ## recovery on this machine: five faults, REPS=5 times each
+bench-recovery: $(STAMP) ## recovery on this machine: six faults, REPS=5 times each
 	@$(BIN)/python bench/recovery.py --repetitions $(or $(REPS),5)
 
 bench-parity: $(STAMP) ## 100 steps of the demo's model against a plain transformers + AdamW loop, three seeds

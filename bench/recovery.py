@@ -1,4 +1,4 @@
-"""Recovery on this machine: five faults, each repeated, from the fault to the next step of the run.
+"""Recovery on this machine: six faults, each repeated, from the fault to the next step of the run.
 
 `make bench-recovery` (REPS=20 for the figures of the documentation). Real services, real agents and workers, a local
 cluster; a node is a process that is killed with SIGKILL. One JSON object a fault with the split of the repair, medians
@@ -32,9 +32,13 @@ TARGET_SECONDS = {
     "agent-kill": (3.0, 60.0),
     "node-loss": (3.0, 60.0),
     "hang": (33.0, 43.0),
+    "straggler": (13.0, 60.0),
     "controller-kill": (0.0, 20.0),
 }
-"""By fault: most seconds to its detection, and from the fault to the first step after it; 0: not judged."""
+"""By fault: most seconds to its detection, and from the fault to the first step after it; 0: not judged.
+
+A straggler is one when it has been slow for 10 s here (60 s by default); its nodes are then checked in pairs.
+"""
 STEPS = 100_000
 DATA = {
     "sequence_length": 32,
@@ -55,6 +59,14 @@ class Repair:
     total: float
 
 
+class BenchLab(Lab):
+    """A lab whose controller takes a rank for a straggler sooner."""
+
+    def training_environment(self) -> dict[str, str]:
+        """See `Lab`."""
+        return {"LONGHAUL_STRAGGLER_SECONDS": "10"}
+
+
 def main() -> None:
     """Runs the faults that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -63,7 +75,7 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.faults:
         with tempfile.TemporaryDirectory(prefix="bench-recovery-") as folder:
-            lab = prepare(Path(folder))
+            lab = prepare(Path(folder), trains=name != "straggler")
             try:
                 repairs = [FAULTS[name](lab, number) for number in range(asked.repetitions)]
             finally:
@@ -72,11 +84,13 @@ def main() -> None:
     print(f"bench-recovery: {sum(results)} of {len(results)} targets met")
 
 
-def prepare(folder: Path) -> Lab:
-    """A lab with a token set and one run that trains with a warm spare."""
-    lab = Lab(folder, 4)
+def prepare(folder: Path, *, trains: bool) -> Lab:
+    """A lab with a token set and, where it `trains`, one run with a warm spare."""
+    lab = BenchLab(folder, 4)
     lab.create_project()
     lab.upstream.add_token_set(make_token_set(lab.objects_url))
+    if not trains:
+        return lab
     lab.create_run("bench", config(steps=STEPS, checkpoint={"every_steps": 50}, data=DATA), spares=1)
     lab.wait_step("bench", 60)
     return lab
@@ -152,6 +166,28 @@ def hang_worker(lab: Lab, number: int) -> Repair:
     return measure(lab, lambda: os.kill(lab.rank("bench", 1).process_id, signal.SIGSTOP))
 
 
+def slow_rank(lab: Lab, number: int) -> Repair:
+    """A run whose rank 1 is slow from its first step on: noticed, its nodes checked in pairs, and on it goes."""
+    run = f"slow-{number}"
+    plan = config(steps=STEPS, checkpoint={"every_steps": 50}, data=DATA)
+    lab.create_run(run, plan, step_seconds=0.01, drill="step=0.1@rank=1@epoch=1")
+    wait(lambda: _event_at(lab, run, "DIAGNOSIS_CLEAR") or _event_at(lab, run, "NODE_ACCUSED"), "a diagnosis", 180)
+    epoch = lab.get_run(run).status.epoch
+    wait(lambda: any(row.epoch >= epoch for row in lab.rows(run)), "a step after the diagnosis", 180)
+    rows = [(row.epoch, row.time.ToNanoseconds() / 1e9) for row in lab.rows(run)]
+    began, first = min(at for _, at in rows), min(at for at_epoch, at in rows if at_epoch >= epoch)
+    seen = _event_at(lab, run, "SLOW")
+    lab.cancel(run)
+    lab.wait_state(run, "CANCELLED")
+    wait(lambda: not lab.pods(), "its pods are gone", 60)
+    return Repair(seen - began, first - seen, 0.0, first - began)
+
+
+def _event_at(lab: Lab, run: str, kind: str) -> float:
+    """When an event of that type came; 0 before it has."""
+    return next((event.time.ToNanoseconds() / 1e9 for event in lab.events(run) if event.type == kind), 0.0)
+
+
 def kill_controller(lab: Lab, number: int) -> Repair:
     """The run goes on by itself: counted is until a new leader follows its steps; nothing may restart."""
     settle(lab)
@@ -176,6 +212,7 @@ FAULTS: dict[str, Callable[[Lab, int], Repair]] = {
     "agent-kill": kill_agent,
     "node-loss": kill_node,
     "hang": hang_worker,
+    "straggler": slow_rank,
     "controller-kill": kill_controller,
 }
 

@@ -28,7 +28,16 @@ from sqlalchemy.orm import Session
 
 FAULT_SECONDS = 36
 CALM_SECONDS = 400
-REMARKABLE = ("PREEMPTION_STARTED", "SHRUNK", "GROWN", "NODES_SUSPECTED", "NODE_ACCUSED", "SPARE_PLACED", "SPARE_LOST")
+REMARKABLE = (
+    "PREEMPTION_STARTED",
+    "SHRUNK",
+    "GROWN",
+    "DIAGNOSIS_STARTED",
+    "NODES_SUSPECTED",
+    "NODE_ACCUSED",
+    "SPARE_PLACED",
+    "SPARE_LOST",
+)
 EXPECTED = {
     "controller crash",
     "worker killed",
@@ -47,6 +56,7 @@ EXPECTED = {
     "cancel",
     "node sick",
     "node checked",
+    "result doubted",
     "deposed leader refused STALE_TERM",
     *REMARKABLE,
 }

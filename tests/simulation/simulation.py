@@ -42,6 +42,7 @@ from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.adapters.reception import Arrival, Reception
 from longhaul_training.adapters.report_store import (
     NODE_CHECKED,
+    NODE_SUSPECT,
     EventReport,
     FinishReport,
     NoticeReport,
@@ -623,6 +624,7 @@ class Simulation:
         """Something goes wrong, or a user wants something."""
         kinds = (
             self._kill_worker,
+            self._doubt,
             self._kill_pod,
             self._kill_node,
             self._restart_node,
@@ -665,6 +667,20 @@ class Simulation:
         if working:
             self._exit(self.rng.choice(working), self.rng.choice([-9, -11, 70, -9]))
             self.seen["worker killed"] += 1
+
+    async def _doubt(self) -> None:
+        """A result differs when it is computed again: every worker of the run ends, and rank 0 says why."""
+        stepping = [agent for agent in self.agents.values() if agent.working and not agent.checking]
+        if not stepping:
+            return
+        victim = self.rng.choice(stepping)
+        for agent in stepping:
+            if (agent.run, agent.working) == (victim.run, victim.working):
+                if agent.rank == 0:
+                    data = {"epoch": agent.working, "rank": 0}
+                    agent.report(EventReport(RunEvent(NODE_SUSPECT, "RESULT_DIFFERS", "", data)))
+                    self.seen["result doubted"] += 1
+                self._exit(agent, 75)
 
     async def _kill_pod(self) -> None:
         running = [pod for pod in self.pods() if pod.phase is PodPhase.RUNNING]

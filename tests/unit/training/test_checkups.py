@@ -272,3 +272,16 @@ def test_node_that_takes_the_place_of_one_which_failed_its_preflight_is_checked_
     passed = changed(decide(registered, with_reports(make_world(registered), node_reports=well)))
     assert (passed.state, passed.checkup) == (RunState.RENDEZVOUS, None)
     assert {line.node for line in passed.checklist} == {"node-2", "node-3"}
+
+
+def test_doubt_outlives_a_pause_as_a_full_preflight() -> None:
+    run = make_run(RunState.PREFLIGHT, pods=2, epoch=2, registered_epoch=2)
+    agents = {name: AgentView(name, True, 0.1) for name in make_world(run).agents}
+    world = with_reports(make_world(run, agents=agents), suspicion=Suspicion(1, "RESULT_DIFFERS", "Step 41 differed"))
+    control = changed(decide(run, world))
+    assert control.checkup is not None
+    assert (control.checkup.purpose, control.state) == (CheckupPurpose.PREFLIGHT, RunState.PREFLIGHT)
+    checking = replace(run, control=replace(control, registered_epoch=control.epoch))
+    well = tuple(report(run, n, control.epoch, 700.0) for n in range(2))
+    cleared = changed(decide(checking, with_reports(world, node_reports=well)))
+    assert (cleared.state, cleared.diagnosed_epoch) == (RunState.RENDEZVOUS, control.epoch)

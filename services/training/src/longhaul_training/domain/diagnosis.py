@@ -156,7 +156,8 @@ def _clear(run: Run, world: World, checkup: Checkup) -> Decision:
     epoch = control.epoch + 1
     if checkup.purpose is CheckupPurpose.PREFLIGHT:
         reason = Reason("PREFLIGHT_PASSED", f"{len(run.members)} node(s) passed {len(control.checklist)} checks")
-        return move(run, world, RunState.RENDEZVOUS, reason, epoch=epoch, epoch_since=world.now, checkup=None)
+        changes = {"epoch": epoch, "epoch_since": world.now, "checkup": None, "diagnosed_epoch": control.epoch}
+        return move(run, world, RunState.RENDEZVOUS, reason, **changes)
     event = RunEvent("DIAGNOSIS_CLEAR", "DIAGNOSIS", f"no node is to blame for: {checkup.why}")
     return amend(run, event, epoch=epoch, epoch_since=world.now, checkup=None, diagnosed_epoch=control.epoch)
 

@@ -131,7 +131,7 @@ def _refuse(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Dec
 
 def _preflight(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Decision:
     """All agents passed their own checks; where it is asked for, the checks in pairs come next."""
-    if run.spec.full_preflight:
+    if run.spec.full_preflight or doubted(run, world):
         return begin_preflight(run, world, "before the first step", checklist=_with_checks(run, agents))
     return move(
         run,

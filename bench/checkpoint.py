@@ -3,12 +3,14 @@
 Ours and the peer alternate; medians of five. The stall is what the step waits for: the start of a save and the join
 before the next update, at worst, that is with no computation in between to hide the copy. The write counts from the
 start of a save until every byte is in the store, synced and digested. Loads count from an empty model to a full one.
+Last, a catalogue of 100,000 checkpoints is asked for a page and for the latest one, over gRPC.
 
 Usage: python bench/checkpoint.py [MEGABYTES]
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import statistics
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoint_catalogue
 import torch
 import torch.distributed.checkpoint as dcp
 from longhaul_core.manifests import Manifest, Part, put_part
@@ -108,6 +111,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="longhaul-bench-"))
     try:
         compare(make_state(megabytes), folder)
+        for name, seconds in asyncio.run(checkpoint_catalogue.measure(folder / "catalogue")).items():
+            emit(f"{name} of {checkpoint_catalogue.ROWS:,} checkpoints", seconds, 1.0, "s", 0.010, "1 s", lower=True)
     finally:
         shutil.rmtree(folder)
     print(f"bench-checkpoint: {_met} of {_rows} targets met")

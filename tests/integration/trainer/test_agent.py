@@ -182,8 +182,9 @@ def test_hung_ranks_give_their_stacks_before_they_are_killed(
     assert stacks[1].data["process_state"].startswith("T (stopped)")
     controller.wait(lambda: any("loop/training.py" in text for text in logs(world, controller, rank=0)))
     for reports in controller.reports.values():
-        order = [report.WhichOneof("report") for _, report in sorted(reports.items())]
-        assert order.index("event") < len(order) - 1 - order[::-1].index("epoch_ready")
+        order = [report for _, report in sorted(reports.items())]
+        told = next(place for place, report in enumerate(order) if report.event.type == "STACKS")
+        assert told < next(place for place, report in enumerate(order) if report.epoch_ready.epoch == 2)
 
 
 def logs(world: World, controller: Controller, rank: int) -> list[str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import resource
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 from longhaul_trainer.loop.step import Measured
+from longhaul_trainer.model import DecoderShape
 
 _ROUND_OFF = 1e-3
 
@@ -21,8 +25,24 @@ def expert_balance(measured: Measured) -> dict[str, float]:
 
 
 def device_memory(device: torch.device) -> dict[str, float]:
-    """Most memory that was allocated on the device so far; nothing on a CPU."""
-    return {"memory_bytes": float(torch.cuda.max_memory_allocated(device))} if device.type == "cuda" else {}
+    """Most memory that was allocated on the GPU so far; on a CPU what the process holds now."""
+    if device.type == "cuda":
+        return {"memory_bytes": float(torch.cuda.max_memory_allocated(device))}
+    with suppress(OSError, IndexError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return {"memory_bytes": float(pages * resource.getpagesize())}
+    return {}
+
+
+def model_figures(shape: DecoderShape) -> dict[str, str | float]:
+    """Sizes of a model; of a mixture of experts also how sparse and how fine-grained it is."""
+    figures: dict[str, str | float] = {
+        "parameters": shape.parameters,
+        "active_matrix_parameters": shape.matrix_parameters,
+    }
+    if shape.moe.experts:
+        figures |= {"sparsity": shape.sparsity, "granularity": shape.granularity}
+    return figures
 
 
 def same_result(first: Measured, second: Measured, *, exact: bool) -> bool:

@@ -17,12 +17,14 @@ from longhaul_trainer.checkpoint.trainer_state import TrainerState
 from longhaul_trainer.data.loader import Loader, Reading
 from longhaul_trainer.data.neighbours import consecutive_share
 from longhaul_trainer.data.samples import Batch, SampleOrder
-from longhaul_trainer.loop.anomaly import Rewind, Verdict, judge
+from longhaul_trainer.loop.anomaly import Verdict, judge
 from longhaul_trainer.loop.control import Control
 from longhaul_trainer.loop.drills import Drill
 from longhaul_trainer.loop.measurements import device_memory, expert_balance, same_result
 from longhaul_trainer.loop.own_time import ForwardClock
 from longhaul_trainer.loop.report import Reporter
+from longhaul_trainer.loop.rewinding import rewound_state
+from longhaul_trainer.loop.saving import Saving
 from longhaul_trainer.loop.step import Measured, Stepper
 from longhaul_trainer.loop.stops import AnomalyStop, AttemptFailed, Preempted
 from longhaul_trainer.loop.throughput import Throughput
@@ -35,9 +37,6 @@ from longhaul_trainer.wire import Phase, StepRow
 
 NODE_SUSPECT = "NODE_SUSPECT"
 """Type of the event that asks for the nodes to be checked: one of them computes wrongly."""
-
-LONGEST_STALL_SECONDS = 5.0
-"""How long a step waits for the upload before the one that is due; after that the save is put off."""
 
 
 class History(Protocol):
@@ -52,7 +51,7 @@ class History(Protocol):
 class Training:
     """Everything one worker needs to make steps; ``run`` makes them.
 
-    ``saved_position`` is the number of the last checkpoint that was handed to the saver, or that was restored.
+    ``saved_position`` is the number of the checkpoint that was restored; -1 where the run begins anew.
     """
 
     config: TrainerConfig
@@ -71,8 +70,7 @@ class Training:
     state: TrainerState
     saved_position: int
     drill: Drill = field(default_factory=Drill)
-    _overdue: bool = field(default=False, init=False)
-    _stall_seconds: float = field(default=0.0, init=False)
+    _saving: Saving = field(init=False)
     _parameter_norm: float = field(default=0.0, init=False)
     _forward: ForwardClock = field(init=False)
     _own_seconds: float = field(default=0.0, init=False)
@@ -80,6 +78,9 @@ class Training:
     def __post_init__(self) -> None:
         """Listens to the model's forward passes."""
         self._forward = ForwardClock(self.built.model, self.grid.group.device)
+        self._saving = Saving(
+            self.config, self.grid, self.orders, self.saver, self.reporter, self.control, self.saved_position
+        )
         self.drill.attach(self.built.model)
 
     def run(self) -> None:
@@ -97,14 +98,14 @@ class Training:
             if self.saver.superseded:
                 raise AttemptFailed("A newer epoch of this run has taken over", reason="SUPERSEDED")
             if stop and self.state.step < self.config.steps:
-                self._save_and_wait()
+                self.state = self._saving.save_and_wait(self.state)
                 raise Preempted(f"Stopped after step {self.state.step}; the checkpoint is committed")
         if self.state.anomalies.left_out:
             raise AnomalyStop(
                 f"The last {self.state.anomalies.left_out} updates were left out",
                 action="look at the data and the learning rate, then resume from a checkpoint with more steps",
             )
-        self._save_and_wait()
+        self.state = self._saving.save_and_wait(self.state)
         self.reporter.phase(Phase.FINISHING, self.state.step)
 
     def _make_step(self) -> bool:
@@ -118,7 +119,7 @@ class Training:
         measured = self._measure(batch, step, [float(signal) for signal in signals])
         self._own_seconds = self.loader.wait_seconds + self._forward.take()
         verdict = self._judge(batch, step, measured)
-        self._stall_seconds += self.saver.join_staging()
+        self._saving.join_staging()
         busy, stop, wanted = (signal > 0 for signal in measured.signals)
         if verdict in (Verdict.REWIND, Verdict.STOP):
             self._rewind(step, measured, verdict)
@@ -129,8 +130,7 @@ class Training:
         validation_loss, by_source = self._validate_if_due()
         self._compare_replicas_if_due()
         self._report(measured, rate, seconds, validation_loss, by_source)
-        self._stall_seconds = 0.0
-        self._save_if_due(busy=busy, wanted=wanted)
+        self.state = self._saving.save_if_due(self.state, busy=busy, wanted=wanted)
         return stop
 
     def _next_batch(self, step: int) -> Batch:
@@ -184,10 +184,8 @@ class Training:
 
     def _rewind(self, step: int, measured: Measured, verdict: Verdict) -> None:
         """Goes back to an earlier checkpoint and leaves out the batches around the failure."""
-        config = self.config.anomalies
         self.stepper.discard()
         self.saver.finish(UPLOAD_SECONDS)
-        state = self.state
         earlier = None
         if verdict is Verdict.REWIND:
             earlier = self._earlier_state()
@@ -195,32 +193,14 @@ class Training:
             message = f"Step {step}: loss {measured.loss}, gradient norm {measured.gradient_norm}; nothing has helped"
             self._event("ANOMALY", "ANOMALY_PERSISTS", message, step, measured)
             raise AnomalyStop(message, action="look at the data and the learning rate, then resume from a checkpoint")
-        batch = self.config.global_batch_at(step)
-        reached = state.sample_cursor + batch if earlier.stage == state.stage else 0
-        cursor = max(earlier.sample_cursor + config.skip_batches * batch, reached)
-        rewind = Rewind(
-            failed_step=step,
-            step=earlier.step,
-            stage=earlier.stage,
-            skipped_from=earlier.sample_cursor,
-            skipped_to=cursor,
-        )
-        anomalies = state.anomalies.rewound(rewind, config.rate_cut)
-        self.state = earlier.model_copy(
-            update={
-                "sample_cursor": cursor,
-                "anomalies": anomalies,
-                "rewound_steps": state.rewound_steps + step - earlier.step,
-                **{name: getattr(state, name) for name in ("epoch", "lineage", "config")},
-            }
-        )
+        self.state, rewind = rewound_state(self.state, earlier, self.config, step)
         self._enter_stage(self.state.stage)
+        left_out, factor = f"{rewind.skipped_from} to {rewind.skipped_to}", self.state.anomalies.rate_factor
         message = (
-            f"Step {step}: back to step {earlier.step}; samples {rewind.skipped_from} to {cursor} are left out, "
-            f"learning rate × {anomalies.rate_factor:g}"
+            f"Step {step}: back to step {rewind.step}; samples {left_out} are left out, learning rate × {factor:g}"
         )
         self._event("REWOUND", "PERSISTENT_SPIKE", message, step, measured)
-        self._start_save()
+        self.state = self._saving.start(self.state)
 
     def _earlier_state(self) -> TrainerState | None:
         """That of `rewind_steps` before; in a young run, the newest one before the failure."""
@@ -315,63 +295,13 @@ class Training:
             tokens_per_second=self.config.tokens_at(self.state.step) / seconds,
             step_seconds=seconds,
             data_wait_seconds=self.loader.wait_seconds,
-            checkpoint_stall_seconds=self._stall_seconds,
+            checkpoint_stall_seconds=self._saving.take_stall(),
             validation_loss=validation_loss,
             mfu=self.throughput.utilisation(seconds),
             extra=extra,
         )
         self.reporter.row(row)
         self.trackers.row(row)
-
-    def _save_if_due(self, *, busy: bool, wanted: bool) -> None:
-        """Starts a save where one is due or overdue and no rank is still writing; the last step's save waits.
-
-        Nothing is saved while updates are left out: what computes them may be worthless.
-        """
-        step = self.state.step
-        if self.state.anomalies.left_out:
-            return
-        due = step % self.config.checkpoint.every_steps == 0
-        self._overdue |= wanted or due
-        if not self._overdue or step == self.config.steps:
-            return
-        if busy and due:
-            busy = self._await_upload()
-        if not busy:
-            self._start_save()
-
-    def _await_upload(self) -> bool:
-        """Holds the step up for an upload that is nearly done, but not for long; whether any rank is still writing."""
-        started = time.perf_counter()
-        self.reporter.phase(Phase.CHECKPOINTING, self.state.step)
-        self.saver.finish(LONGEST_STALL_SECONDS)
-        busy = self.grid.group.sum([float(self.saver.busy)])[0] > 0
-        self._stall_seconds += time.perf_counter() - started
-        self.reporter.phase(Phase.STEPPING, self.state.step)
-        return busy
-
-    def _start_save(self) -> None:
-        self._overdue = False
-        self.saved_position = self.state.position
-        self.control.checkpoint_begun()
-        epochs = self.orders[self.state.stage].epochs(self.state.sample_cursor)
-        self.state = self.state.model_copy(update={"source_epochs": epochs})
-        self.saver.start(self.state)
-
-    def _save_and_wait(self) -> None:
-        """Commits the present step, after the save that may still be under way."""
-        self.reporter.phase(Phase.CHECKPOINTING, self.state.step)
-        committed = self.saver.finish(UPLOAD_SECONDS)
-        unsaved = self.saved_position != self.state.position and not self.state.anomalies.left_out
-        if unsaved and not self.saver.busy:
-            self._start_save()
-            committed = self.saver.finish(UPLOAD_SECONDS)
-        if not committed:
-            raise AttemptFailed(
-                f"The checkpoint of step {self.state.step} could not be committed",
-                reason="CHECKPOINT_FAILED",
-                action="see the events of the run; the next attempt goes on from the last committed checkpoint",
-            )
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from longhaul_core.errors import DataLoss, InvalidArgument, LonghaulError, NotFound
+from longhaul_core.errors import InvalidArgument
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.ids import fingerprint
 from longhaul_core.logging import get_logger
-from longhaul_core.manifests import Manifest, read_manifest
 from longhaul_core.objects import ObjectStore, open_store
 from longhaul_core.recipe import Packing, TrainerConfig
 from pydantic import ValidationError
 
-from longhaul_trainer.checkpoint.catalogue import CheckpointService
 from longhaul_trainer.checkpoint.journal import JournalingReporter, MetricJournal
-from longhaul_trainer.checkpoint.local_tier import LocalTier, open_near_tier
 from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import (
     MODEL_PART,
     OPTIMIZER_PART,
-    rank_suffix,
     read_trainer_state,
     restore_slices,
 )
-from longhaul_trainer.checkpoint.saver import Saver, Stored
+from longhaul_trainer.checkpoint.saver import Saver
 from longhaul_trainer.checkpoint.slices import model_slices, optimizer_slices
 from longhaul_trainer.checkpoint.trainer_state import Lineage, RandomState, TrainerState
 from longhaul_trainer.data.loader import Loader
@@ -39,10 +34,10 @@ from longhaul_trainer.data.stages import mixture_stages
 from longhaul_trainer.data.token_set import open_token_set
 from longhaul_trainer.loop.control import Control
 from longhaul_trainer.loop.drills import planted
+from longhaul_trainer.loop.measurements import model_figures
 from longhaul_trainer.loop.micro_batch import find_micro_batch
 from longhaul_trainer.loop.report import Reporter
 from longhaul_trainer.loop.step import Stepper
-from longhaul_trainer.loop.stops import AttemptFailed
 from longhaul_trainer.loop.throughput import make_throughput
 from longhaul_trainer.loop.trackers import Trackers, open_trackers
 from longhaul_trainer.loop.training import Training
@@ -54,9 +49,10 @@ from longhaul_trainer.parallel.grid import make_grid
 from longhaul_trainer.parallel.group import RankGroup
 from longhaul_trainer.parallel.sharding import build_model
 from longhaul_trainer.version import code_version
-from longhaul_trainer.wire import Assignment, Phase
+from longhaul_trainer.wire import Assignment
 from longhaul_trainer.worker.environment import ENVIRONMENT_FILE, describe_environment, environment_document
 from longhaul_trainer.worker.listener import ReportingListener
+from longhaul_trainer.worker.restoration import Restoration
 from longhaul_trainer.worker.start import load_huggingface, shared, source_manifest
 
 _log = get_logger(__name__)
@@ -88,7 +84,6 @@ class Session:
         self.control = control
         self.store: ObjectStore = open_store(assignment.object_store_url)
         self._journal: MetricJournal | None = None
-        self._restored: Stored | None = None
         self._earlier_micro_batch = 0
         if assignment.rank == 0:
             self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
@@ -109,6 +104,9 @@ class Session:
         grid = make_grid(self.group, self.config.layout, tied=shape.tied_embeddings)
         self.built = build_model(shape, self.config, grid)
         self.update = Update(self.built.model, self.config.optimizer)
+        self.restoration = Restoration(
+            self.assignment, self.store, self.group, self.built.model, self.update, self.reporter
+        )
         if self.assignment.resume_manifest_key:
             state = self._resume()
             saved_position = state.position
@@ -116,6 +114,9 @@ class Session:
             self.drill.spoil(self.built.model)
             check_initial_parameters(self.built.model, self.group)
             state, saved_position = self._start(shape), -1
+        if self.group.rank == 0:
+            text = f"The model has {shape.parameters:,} parameters"
+            self.reporter.event("MODEL_BUILT", "START", text, model_figures(shape))
         stepper = Stepper(self.built, self.update, self.config, grid)
         state = self._settle_micro_batch(stepper, state)
         return Training(
@@ -130,7 +131,7 @@ class Session:
             reporter=self.reporter,
             control=self.control,
             throughput=make_throughput(shape, self.config, self.group),
-            history=self,
+            history=self.restoration,
             trackers=self._open_trackers(),
             state=state,
             saved_position=saved_position,
@@ -250,55 +251,12 @@ class Session:
             self.reporter.event(kind, cause, message, {})
 
     def _resume(self) -> TrainerState:
-        self.reporter.phase(Phase.RESTORING, 0)
-        begun = time.monotonic()
-        manifest = read_manifest(self.store, self.assignment.resume_manifest_key)
-        try:
-            state = self._load(manifest)
-        except DataLoss as error:
-            raise self._damaged(error) from error
-        self._restored = Stored.of(state.position, manifest.parts)
+        state, lineage = self.restoration.resume(), self._lineage()
         if state.lineage.world_size == self.group.size:
             self._earlier_micro_batch = state.config.data.micro_batch_size
-        lineage = self._lineage()
         if state.lineage.token_set_digest != lineage.token_set_digest:
-            _log.warning("token set differs from that of the checkpoint", checkpoint=manifest.name)
-        _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step)
-        if self.group.rank == 0:
-            data: dict[str, str | float] = {"step": state.step, "seconds": round(time.monotonic() - begun, 3)}
-            self.reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", data)
+            _log.warning("token set differs from that of the checkpoint", step=state.step)
         return state.model_copy(update={"epoch": self.assignment.epoch, "lineage": lineage, "config": self.config})
-
-    def go_back(self, maximum_position: int) -> TrainerState | None:
-        """Restores the newest checkpoint of at most this position on every rank; None where there is none."""
-        found = self._find_earlier(maximum_position) if self.group.rank == 0 else b""
-        key = self.group.gather_documents(found)[0].decode()
-        return self._load(read_manifest(self.store, key)) if key else None
-
-    def _find_earlier(self, maximum_position: int) -> bytes:
-        try:
-            return self._catalogue().latest(maximum_position).manifest_key.encode()
-        except NotFound:
-            return b""
-
-    def _load(self, manifest: Manifest) -> TrainerState:
-        state = read_trainer_state(self.store, manifest)
-        for kind, slices in (
-            (MODEL_PART, model_slices(self.built.model)),
-            (OPTIMIZER_PART, optimizer_slices(self.built.model, self.update)),
-        ):
-            own = rank_suffix(self.group.rank, self.group.size)
-            restore_slices(self.store, manifest, kind, slices, prefer=own, near=self._near_tier())
-        return state
-
-    def _damaged(self, error: DataLoss) -> AttemptFailed:
-        """Has the service look at the checkpoint, so that the next attempt takes an intact one."""
-        self.reporter.event("CHECKPOINT_DAMAGED", error.reason, str(error), dict(error.metadata))
-        try:
-            self._catalogue().report_damage(self.assignment.resume_checkpoint)
-        except LonghaulError as unreported:
-            _log.warning("damage not reported", error=str(unreported))
-        return AttemptFailed(str(error), reason=error.reason, metadata=error.metadata)
 
     def _make_saver(self) -> Saver:
         rank, ranks, built = self.group.rank, self.group.size, self.built
@@ -315,23 +273,10 @@ class Session:
             ReportingListener(self.reporter),
             rank=rank,
             ranks=ranks,
-            catalogue=self._catalogue() if rank == 0 else None,
-            near=self._near_tier(),
+            catalogue=self.restoration.catalogue() if rank == 0 else None,
+            near=self.restoration.near_tier(),
             failpoints=Failpoints.parse(self.assignment.failpoints, SavePoint),
             before_commit=self._journal.write if self._journal is not None else None,
-            stored=self._restored,
+            stored=self.restoration.stored,
             documents={ENVIRONMENT_FILE: environment_document(self.assignment.image)} if rank == 0 else {},
-        )
-
-    def _near_tier(self) -> LocalTier | None:
-        assignment = self.assignment
-        return open_near_tier(assignment.object_store_url, Path(assignment.scratch_dir), self.group.rank)
-
-    def _catalogue(self) -> CheckpointService:
-        assignment = self.assignment
-        return CheckpointService(
-            assignment.checkpoint_address,
-            assignment.run_name,
-            assignment.token.get_secret_value(),
-            assignment.tls_ca_pem.encode() or None,
         )

@@ -32,7 +32,6 @@ from longhaul_core.rpc.client import connect
 
 ROUNDS = 3
 CALLERS = 32
-IDLE_SECONDS = 2.0
 ECHO = "/bench.Echo/Call"
 WATCHES = 1000
 WATCH_LIMIT_BYTES = 300e6
@@ -106,7 +105,7 @@ async def service(folder: Path, address: str, *, delay_seconds: float = 0.0) -> 
 
 
 async def calls_a_cpu_second(server: Server, call: Call, count: int) -> float:
-    """Make calls from several callers at once and divide by what the server spent beyond what it spends when idle."""
+    """Make calls from several callers at once and divide by what the server spent, its background loops included."""
     left = iter(range(count))
 
     async def caller() -> None:
@@ -114,17 +113,9 @@ async def calls_a_cpu_second(server: Server, call: Call, count: int) -> float:
             await call()
 
     await asyncio.gather(*(call() for _ in range(CALLERS)))
-    idle = await _idle_share(server)
-    before, started = server.cpu_seconds(), time.monotonic()
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
-    return count / (server.cpu_seconds() - before - idle * (time.monotonic() - started))
-
-
-async def _idle_share(server: Server) -> float:
-    """CPU seconds a second of the server's background loops."""
     before = server.cpu_seconds()
-    await asyncio.sleep(IDLE_SECONDS)
-    return (server.cpu_seconds() - before) / IDLE_SECONDS
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return count / (server.cpu_seconds() - before)
 
 
 async def bench_unary(folder: Path, calls: int) -> list[dict[str, Any]]:
@@ -139,8 +130,8 @@ async def bench_unary(folder: Path, calls: int) -> list[dict[str, Any]]:
         methods = await _methods(channel)
         echo = peer_channel.unary_unary(ECHO)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
-        for _ in range(ROUNDS):
-            for name, (call, _) in methods.items():
+        for name, (call, _) in methods.items():  # Create last: what it leaves behind keeps background loops busy
+            for _ in range(ROUNDS):
                 peer_rate = await calls_a_cpu_second(peer, lambda: echo(b"x" * 64), calls)
                 found[name].append((await calls_a_cpu_second(ours, call, calls), peer_rate))
     lines = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,12 @@ F = TypeVar("F")
 LARGEST_GROUP = 32
 _PATIENCE_SECONDS = 0.002
 """How long work waits for a busy thread before another one is woken."""
-_BACKLOG = 8
+_BACKLOG = 16
 """Items waiting for each busy thread at which another one is woken at once."""
+_COMPANY_SECONDS = 0.001
+"""How long an item waits for others in a crowd: alone, each would cost as much as all of them together."""
+_CROWD_SECONDS = 0.05
+"""A crowd is where several were carried out together no longer than this ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Grouping(Generic[F]):
         self._waiting: deque[_Item[F]] = deque()
         self._busy = 0
         self._looking = False
+        self._crowded = -_CROWD_SECONDS
 
     async def run(self, work: F) -> object:
         """Have an item carried out, with others or alone, and return its result or raise its error."""
@@ -57,14 +63,17 @@ class Grouping(Generic[F]):
         item = _Item(work, loop.create_future(), loop)
         with self._lock:
             self._waiting.append(item)
-            wake = self._busy == 0 or (self._busy < self._threads and len(self._waiting) > _BACKLOG * self._busy)
+            alone = time.monotonic() - self._crowded > _CROWD_SECONDS
+            backlog = len(self._waiting) > _BACKLOG * max(1, self._busy)
+            wake = self._busy < self._threads and (backlog or (alone and not self._busy))
             self._busy += wake
             look = not wake and not self._looking and self._busy < self._threads
             self._looking |= look
+            patience = _PATIENCE_SECONDS if self._busy else _COMPANY_SECONDS
         if wake:
             self._pool.submit(self._drain)
         elif look:
-            loop.call_later(_PATIENCE_SECONDS, self._look_again)
+            loop.call_later(patience, self._look_again)
         return await item.done
 
     def beside(self, job: Callable[[], None]) -> None:
@@ -105,6 +114,8 @@ class Grouping(Generic[F]):
                 if not item.done.cancelled():
                     group.append(item)
             self._busy -= not group
+            if len(group) > 1:
+                self._crowded = time.monotonic()
         return group
 
 

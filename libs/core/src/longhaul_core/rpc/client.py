@@ -31,12 +31,13 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.2s",
                 "maxBackoff": "3s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
 }
-"""Creates carry a request id, so a repetition of any call is safe."""
+"""Creates carry a request id, so a repetition of any call is safe. A server that stops cancels what it has accepted and
+not begun; what the caller itself cancels is not tried again."""
 
 CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

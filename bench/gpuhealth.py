@@ -1,4 +1,4 @@
-"""Benchmarks of GPU health: reading pages, watching a large cluster, verdicts, a burst of cordons.
+"""Benchmarks of GPU health: reading pages, watching a large cluster, verdicts, a burst of cordons, failures.
 
 `make bench-gpuhealth` prints one JSON object a line and at last how many targets were met. The exporters of the large
 cluster are one process that sends real pages; the service's monitor is another, with a cluster in memory.
@@ -51,11 +51,19 @@ results: list[bool] = []
 
 
 def report(
-    bench: str, ours: float, unit: str, target: str, met: bool, peer: float | None = None, peer_name: str = ""
+    bench: str,
+    ours: float,
+    unit: str,
+    target: str,
+    met: bool,
+    peer: float | None = None,
+    peer_name: str = "",
+    parts: dict[str, float] | None = None,
 ) -> None:
     ratio = None if peer is None else round(peer / ours, 3)
-    row = {"bench": bench, "ours": round(ours, 6), "peer": peer, "peer_name": peer_name, "unit": unit}
-    print(json.dumps({**row, "ratio": ratio, "target": target, "met": met}), flush=True)
+    row: dict[str, Any] = {"bench": bench, "ours": round(ours, 6), "peer": peer, "peer_name": peer_name, "unit": unit}
+    split = {} if parts is None else {"seconds": parts}
+    print(json.dumps({**row, "ratio": ratio, "target": target, "met": met, **split}), flush=True)
     results.append(met)
 
 
@@ -285,6 +293,20 @@ async def burst() -> list[float]:
             return sorted(at - began for at in cluster.cordoned.values())
 
 
+async def bench_replica_death() -> None:
+    """See `bench_takeover`; the exporters are those of the large cluster."""
+    from gpuhealth_failures import bench_takeover  # not in the processes whose memory is measured
+
+    port = free_port()
+    exporters = await child("--serve", str(port))
+    await said(exporters)
+    stdin = exporters.stdin
+    assert stdin is not None
+    await bench_takeover(report, port, lambda node: stdin.write(f"{node} 79\n".encode()))
+    stdin.close()
+    await exporters.wait()
+
+
 def show(monitor: Monitor, xid: float) -> None:
     """Readings of the nodes of the burst, all in one moment."""
     parts = monitor._parts
@@ -310,7 +332,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--serve", type=int)
     parser.add_argument("--watch", type=int)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--only", choices=("parse", "cluster", "burst"))
+    parser.add_argument("--only", choices=("parse", "cluster", "burst", "takeover", "drains"))
     parsed = parser.parse_args(arguments)
     configure_logging("bench", "error", "json")
     task: Awaitable[None] | None = None
@@ -329,6 +351,12 @@ def main(arguments: Sequence[str]) -> int:
         asyncio.run(bench_cluster(parsed.seconds))
     if parsed.only in (None, "burst"):
         asyncio.run(bench_burst())
+    if parsed.only in (None, "takeover"):
+        asyncio.run(bench_replica_death())
+    if parsed.only in (None, "drains"):
+        from gpuhealth_failures import bench_drains
+
+        bench_drains(report)
     print(f"bench-gpuhealth: {sum(results)} of {len(results)} targets met")
     return 0 if all(results) else 1
 

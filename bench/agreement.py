@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from data import quiet, texts
+from data_inputs import quiet, texts
 from longhaul_ingest.domain.features import Features
 from longhaul_ingest.domain.filters import build_filter, judge
 

@@ -11,7 +11,7 @@ import json
 import random
 
 import numpy as np
-from data import texts
+from data_inputs import texts
 from longhaul_corpus.domain.minhash import MinHashParameters, SignatureHasher
 from longhaul_corpus.domain.words import simplified_bytes, split_words
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from longhaul_core.manifests import Manifest, read_manifest, write_manifest
-from longhaul_core.objects import FilesystemStore
+from longhaul_core.objects import ObjectStore, open_store
 from longhaul_corpus.adapters.steps.run import STEPS
 from longhaul_corpus.adapters.workspace import BuildContext, Input, Workspace
 from longhaul_corpus.domain.phases import PHASES, Phase, phase_items, signature_items
@@ -30,10 +30,14 @@ def here(context: BuildContext, phase: Phase, item: dict[str, Any]) -> dict[str,
     return STEPS[phase](Workspace(context), item)
 
 
-def build(folder: Path, rows: Sequence[Row], *, run: RunStep = here, **spec: Any) -> Results:
-    """Write the rows as two dataset shards and run all phases over them; returns the results of each."""
-    store = FilesystemStore.open(folder)
-    keys = [_write_rows(folder, number, rows[number::2]) for number in range(2)]
+def build(folder: Path, rows: Sequence[Row], *, url: str = "", run: RunStep = here, **spec: Any) -> Results:
+    """Write the rows as two dataset shards and run all phases over them; returns the results of each.
+
+    All is in `folder`, unless `url` names another object store.
+    """
+    url = url or f"file://{folder}"
+    store = open_store(url)
+    keys = [_write_rows(store, number, rows[number::2]) for number in range(2)]
     dataset = Manifest(kind="dataset", name="d", uid="u", created=MADE, parts=[], counts={"kept": len(rows)})
     digest = write_manifest(store, "data/manifest.json", dataset).digest
     asked = BuildSpec(
@@ -46,7 +50,7 @@ def build(folder: Path, rows: Sequence[Row], *, run: RunStep = here, **spec: Any
     )
     name = "projects/p/tokenSets/s"
     inputs = (Input("d", "data/manifest.json", digest),)
-    context = BuildContext(f"file://{folder}", "set", "tok", name, "u", MADE, "t", asked, inputs)
+    context = BuildContext(url, "set", "tok", name, "u", MADE, "t", asked, inputs)
     results: Results = {}
     for phase in PHASES:
         items = [{}] if phase is Phase.PREPARE else phase_items(phase, asked, results)
@@ -56,15 +60,15 @@ def build(folder: Path, rows: Sequence[Row], *, run: RunStep = here, **spec: Any
     return results
 
 
-def _write_rows(folder: Path, number: int, rows: Sequence[Row]) -> str:
+def _write_rows(store: ObjectStore, number: int, rows: Sequence[Row]) -> str:
     blank = {"source": "web", "url": None, "scores": None}
     table = pa.Table.from_pylist(
         [{"id": f"{2 * n + number:032x}", **blank, **row} for n, row in enumerate(rows)],
         schema=pa.schema([(name, pa.string()) for name in COLUMNS]),
     )
     key = f"data/{number}.parquet"
-    (folder / "data").mkdir(exist_ok=True)
-    pq.write_table(table, folder / key, row_group_size=7)
+    with store.open_write(key) as sink:
+        pq.write_table(table, sink, row_group_size=7, write_page_checksum=True)
     return key
 
 

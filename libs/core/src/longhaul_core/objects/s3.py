@@ -1,6 +1,8 @@
 """An object store in a bucket of any S3, through the `minio` client."""
 
+import hashlib
 import io
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException
 
-from longhaul_core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound
+from longhaul_core.errors import AlreadyExists, FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
 from longhaul_core.objects.durable import os_errors
 from longhaul_core.objects.keys import check_key, check_prefix
 from longhaul_core.objects.location import S3Location
@@ -26,6 +28,8 @@ _READ_BUFFER_BYTES = 8 << 20
 _COPY_BYTES = 8 << 20
 _PROBE_WRITERS = 4
 _NOT_IMPLEMENTED = 501
+_READ_ATTEMPTS = 3
+_MD5_TAG = re.compile("[0-9a-f]{32}")
 
 
 class S3Store:
@@ -83,9 +87,18 @@ class S3Store:
         return PartWriter(self._client, self._bucket, self._name(key), key, self._part_bytes)
 
     def get(self, key: str) -> bytes:
-        """See `ObjectStore.get`."""
+        """See `ObjectStore.get`; compared with the store's tag where that is the MD5: not of objects of many parts."""
         info = self.stat(key)
-        return read_range(self._client, self._bucket, self._name(key), 0, info.size, info.etag)
+        for _ in range(_READ_ATTEMPTS):
+            data = read_range(self._client, self._bucket, self._name(key), 0, info.size, info.etag)
+            if not _MD5_TAG.fullmatch(info.etag) or hashlib.md5(data, usedforsecurity=False).hexdigest() == info.etag:
+                return data
+        raise Unavailable(
+            f"Object {key!r} came with other bytes than the store says it has, {_READ_ATTEMPTS} times.",
+            reason="OBJECT_CORRUPT",
+            metadata={"key": key},
+            action="Look at the store and at what lies between it and this machine.",
+        )
 
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""

@@ -10,31 +10,53 @@ from minio.error import MinioException
 from minio.helpers import DictType
 from urllib3.exceptions import HTTPError
 
-from longhaul_core.objects.s3_errors import s3_errors, status_and_code
+from longhaul_core.objects.s3_errors import s3_errors, status_and_code, translate
 from longhaul_core.objects.store import ObjectInfo, ObjectWriter
 
 PART_BYTES = 32 << 20  # times the 10,000 parts of S3: objects up to 312 GiB; all equal, as some stores demand
 _UPLOADS = 3  # in flight; a writer holds at most one part more in memory
 _RANGE_NOT_SATISFIABLE = 416
+_READ_ATTEMPTS = 4
+_STREAM_BYTES = 1 << 20
 
 
 def read_range(client: Minio, bucket: str, name: str, offset: int, length: int, etag: str = "") -> bytes:
-    """GET a range, empty past the end. With `etag`, raises Aborted where the object was replaced."""
-    if length <= 0:
-        return b""
+    """GET a range, empty past the end. With `etag`, raises Aborted where the object was replaced.
+
+    An answer that is cut is read on from where it ended.
+    """
+    found = bytearray()
+    for attempt in range(_READ_ATTEMPTS):
+        try:
+            if _read_on(client, bucket, name, offset, length, etag, found):
+                break
+        except HTTPError as error:
+            if attempt == _READ_ATTEMPTS - 1:
+                raise translate(error, name) from error
+    return bytes(found)
+
+
+def _read_on(client: Minio, bucket: str, name: str, offset: int, length: int, etag: str, found: bytearray) -> bool:
+    """Append what `found` lacks of a range. Raises HTTPError where the answer is cut."""
+    if length <= len(found):
+        return True
     headers: DictType = {"If-Match": f'"{etag}"'} if etag else {}
     with s3_errors(name):
         try:
-            response = client.get_object(bucket, name, offset=offset, length=length, request_headers=headers)
+            response = client.get_object(
+                bucket, name, offset=offset + len(found), length=length - len(found), request_headers=headers
+            )
         except MinioException as error:
             if status_and_code(error)[0] == _RANGE_NOT_SATISFIABLE:
-                return b""
+                return True
             raise
-        try:
-            return response.read()
-        finally:
-            response.close()
-            response.release_conn()
+    try:
+        for block in response.stream(_STREAM_BYTES, decode_content=False):
+            found += block
+    finally:
+        response.close()
+        response.release_conn()
+    return True
 
 
 class RangeReader(io.RawIOBase):

@@ -142,7 +142,9 @@ def _offset(extra: Mapping[str, str]) -> int | None:
 def _part(store: ObjectStore, key: str, schema: pa.Schema, parts: list[Part]) -> Iterator[PartWriter]:
     with store.open_write(key) as target:
         sink = _HashingSink(target)
-        with pq.ParquetWriter(sink, schema, compression="zstd", compression_level=ZSTD_LEVEL) as writer:
+        with pq.ParquetWriter(
+            sink, schema, compression="zstd", compression_level=ZSTD_LEVEL, write_page_checksum=True
+        ) as writer:
             rows = PartWriter(writer, schema)
             yield rows
             rows.flush()

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from longhaul_core.manifests import Part, hash_object
 
-from longhaul_corpus.adapters.documents import open_shard
+from longhaul_corpus.adapters.documents import open_shard, whole_pages
 from longhaul_corpus.adapters.steps.decontaminate import read_verdicts
 from longhaul_corpus.adapters.steps.deduplicate import KINDS
 from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
@@ -53,7 +53,8 @@ def _shard_accounting(workspace: Workspace, shard: Shard, ids: pa.Array, outcome
     stays = (outcomes[rows] != Outcome.DUPLICATE) | (kept == own)
     sizes = np.bincount(workspace.column("documents/cluster", np.int64))
     clusters = workspace.column("documents/cluster", np.int64, shard.offset, shard.documents)
-    described = open_shard(workspace.store, shard.key).read(columns=["source", "url"])
+    with whole_pages():
+        described = open_shard(workspace.store, shard.key).read(columns=["source", "url"])
     columns = [
         ids.slice(shard.offset, shard.documents),
         pa.array(names[outcomes[rows]]),
@@ -84,7 +85,8 @@ def largest_clusters(workspace: Workspace) -> list[dict[str, Any]]:
 
 def _ids(workspace: Workspace) -> pa.Array:
     """Ids of all documents of the datasets, in order."""
-    columns = [open_shard(workspace.store, shard.key).read(columns=["id"])["id"] for shard in workspace.shards()]
+    with whole_pages():
+        columns = [open_shard(workspace.store, shard.key).read(columns=["id"])["id"] for shard in workspace.shards()]
     return pa.concat_arrays([chunk for column in columns for chunk in column.chunks])
 
 

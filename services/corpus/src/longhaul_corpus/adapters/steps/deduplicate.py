@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from longhaul_core.engine import report
 from longhaul_core.errors import FailedPrecondition
 
-from longhaul_corpus.adapters.documents import open_shard
+from longhaul_corpus.adapters.documents import open_shard, whole_pages
 from longhaul_corpus.adapters.steps.repeats import score_names
 from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
 from longhaul_corpus.domain.duplicates import DocumentKeys, DuplicatePolicy, DuplicateRule, Duplicates, find_duplicates
@@ -126,10 +126,11 @@ def _identities(workspace: Workspace, shard: Shard, needed: Array) -> pa.Table:
     file = open_shard(workspace.store, shard.key)
     start = shard.offset
     tables = [file.schema_arrow.empty_table().select(["id", "url"])]
-    for batch in file.iter_batches(IDENTITIES_AT_ONCE, columns=["id", "url"]):
-        first, last = np.searchsorted(needed, (start, start + batch.num_rows))
-        tables.append(pa.table(batch.take(pa.array(needed[first:last] - start))))
-        start += batch.num_rows
+    with whole_pages():
+        for batch in file.iter_batches(IDENTITIES_AT_ONCE, columns=["id", "url"]):
+            first, last = np.searchsorted(needed, (start, start + batch.num_rows))
+            tables.append(pa.table(batch.take(pa.array(needed[first:last] - start))))
+            start += batch.num_rows
     return pa.concat_tables(tables)
 
 

@@ -24,7 +24,7 @@ class Fault(Enum):
 
 
 class FaultyS3:
-    """Passes requests on; `fault` spoils the answers to GET of objects whose key contains `part`, every `step`-th one.
+    """Passes requests on; spoils every `step`-th answer to a GET of keys that contain `part`, by each fault in turn.
 
     After `times` of them, if it is not 0, answers are whole again. `fired` counts the spoilt ones.
     """
@@ -33,13 +33,13 @@ class FaultyS3:
         self.upstream = upstream
         self.fired: Counter[Fault] = Counter()
         self._lock = threading.Lock()
-        self._plan: tuple[Fault, str, int, int] | None = None
+        self._plan: tuple[tuple[Fault, ...], str, int, int] | None = None
         self._seen = 0
 
-    def plan(self, fault: Fault | None, *, part: str = "", times: int = 0, step: int = 1) -> None:
-        """Misbehave from now on, or with None no longer."""
+    def plan(self, *faults: Fault, part: str = "", times: int = 0, step: int = 1) -> None:
+        """Misbehave from now on, or without a fault no longer."""
         with self._lock:
-            self._plan = (fault, part, times, step) if fault else None
+            self._plan = (faults, part, times, step) if faults else None
             self._seen = 0
             self.fired.clear()
 
@@ -48,12 +48,13 @@ class FaultyS3:
         with self._lock:
             if self._plan is None or length < SMALLEST_BODY or "list-type" in path:
                 return None
-            fault, part, times, step = self._plan
-            if part not in path or (times and self.fired[fault] >= times):
+            faults, part, times, step = self._plan
+            if part not in path or (times and self.fired.total() >= times):
                 return None
             self._seen += 1
             if self._seen % step:
                 return None
+            fault = faults[self.fired.total() % len(faults)]
             self.fired[fault] += 1
             return fault
 

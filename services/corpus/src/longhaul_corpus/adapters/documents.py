@@ -12,17 +12,23 @@ from longhaul_core.errors import DataLoss, Unavailable
 from longhaul_core.objects import ObjectStore
 
 BATCH_DOCUMENTS = 256
+_LOOK = "Verify the dataset; look at the object store and at what lies between it and this machine."
 _COLUMNS = frozenset({"id", "source", "url", "text"})
 
 
 def open_shard(store: ObjectStore, key: str) -> pq.ParquetFile:
     """Open a dataset shard. Raises DataLoss where it is damaged or lacks a column."""
     path = store.local_path(key)
+    source = path if path is not None else store.open_read(key)
     try:
-        source = path if path is not None else store.open_read(key)
         file = pq.ParquetFile(source, page_checksum_verification=True)
-    except pa.ArrowInvalid as error:
-        raise DataLoss(f"Dataset shard {key!r} is damaged: {error}", reason="SHARD_DAMAGED") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        message = f"Dataset shard {key!r} is damaged: {error}"
+        if path is None:  # it may have been damaged on its way
+            raise Unavailable(message, reason="SHARD_CORRUPT", action=_LOOK) from error
+        raise DataLoss(message, reason="SHARD_DAMAGED") from error
     missing = _COLUMNS - set(file.schema_arrow.names)
     if missing:
         raise DataLoss(f"Dataset shard {key!r} lacks {', '.join(sorted(missing))}", reason="SHARD_COLUMN_MISSING")
@@ -40,7 +46,7 @@ def whole_pages() -> Iterator[None]:
         raise Unavailable(
             f"A page of a dataset shard is not as it was written: {error}",
             reason="SHARD_CORRUPT",
-            action="Verify the dataset; look at the object store and at what lies between it and this machine.",
+            action=_LOOK,
         ) from error
 
 

@@ -7,18 +7,22 @@ import functools
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from longhaul_core.errors import Unavailable
 from longhaul_core.objects import ObjectStore, open_store
 from pydantic import TypeAdapter
 
+from longhaul_corpus.domain.sealing import BlockChanged, seal, unseal, unsealed_size
 from longhaul_corpus.domain.spec import BuildSpec
 
 Array = npt.NDArray[Any]
+_READ_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +102,30 @@ class Workspace:
         return "/".join((self.context.prefix, "work", *parts))
 
     def put_column(self, name: str, values: Array) -> None:
-        """Write one value a document, little-endian."""
-        self.store.put(self.key(name), np.ascontiguousarray(values).tobytes())
+        """Write one value a document, little-endian, with checksums."""
+        self.store.put(self.key(name), seal(np.ascontiguousarray(values).tobytes()))
 
     def column(self, name: str, dtype: type[np.generic], start: int = 0, count: int | None = None) -> Array:
-        """Read a column, or `count` values of it."""
-        size = np.dtype(dtype).itemsize
-        if count is None:
-            return np.frombuffer(self.store.get(self.key(name)), dtype=dtype)
-        return np.frombuffer(self.store.get_range(self.key(name), start * size, count * size), dtype=dtype)
+        """Read a column, or `count` values of it.
+
+        Raises:
+            Unavailable: the store gave other bytes than it was given, again and again (WORK_CORRUPT).
+        """
+        key, width = self.key(name), np.dtype(dtype).itemsize
+        size = self.store.stat(key).size
+        length = unsealed_size(size) if count is None else count * width
+        return np.frombuffer(self._checked(key, size, start * width, length), dtype=dtype)
+
+    def _checked(self, key: str, size: int, start: int, length: int) -> bytes:
+        for _ in range(_READ_ATTEMPTS):
+            with suppress(BlockChanged):
+                return unseal(functools.partial(self.store.get_range, key), size, start, length)
+        raise Unavailable(
+            f"{key} is not as it was written, or does not come so from the object store",
+            reason="WORK_CORRUPT",
+            metadata={"key": key},
+            action="Look at the object store and at what lies between it and this machine.",
+        )
 
     def put_arrays(self, name: str, arrays: dict[str, Array]) -> None:
         """Write named arrays as one object."""

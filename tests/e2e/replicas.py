@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Bucket:
     """A bucket whose objects are real files, served by rclone."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         log = folder.with_suffix(".log")
         program = Path(sys.executable).with_name("rclone")
         options = ["--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
@@ -41,8 +42,18 @@ class Bucket:
         while not (found := re.search(r"http://(127\.0\.0\.1:\d+)", log.read_text())):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        connect(S3Location(BUCKET, "", found[1], "us-east-1", secure=False)).make_bucket(BUCKET)
+        if not (folder / BUCKET).exists():
+            connect(S3Location(BUCKET, "", found[1], "us-east-1", secure=False)).make_bucket(BUCKET)
+        self._endpoint = found[1]
         self.url = f"s3://{BUCKET}/lab?endpoint={found[1]}&secure=false&region=us-east-1"
+
+    def copy(self, folder: Path) -> None:
+        """Copy the bucket over its API, as docs/deploy.md says."""
+        keys = f"access_key_id={ACCESS},secret_access_key={SECRET}"
+        source = f":s3,provider=Other,endpoint='http://{self._endpoint}',{keys}:{BUCKET}"
+        command = [Path(sys.executable).with_name("rclone"), "sync", "--config", "/dev/null", source, folder / BUCKET]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
     def stop(self) -> None:
         self._server.kill()
@@ -65,9 +76,18 @@ class Replica:
 
 
 class Production:
-    """All services, each `count` times."""
+    """Services, each `count` times."""
 
-    def __init__(self, folder: Path, database_url: str, store_url: str, *, count: int, nodes: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database_url: str,
+        store_url: str,
+        *,
+        count: int,
+        nodes: int = 2,
+        services: Sequence[str] = SERVICES,
+    ) -> None:
         self.folder = folder
         self._cluster = folder / "cluster"
         Database.open(database_url, migrated=True).close()
@@ -88,7 +108,8 @@ class Production:
             "LONGHAUL_SCORE_GPUS": "0",
         }
         self.replicas: list[Replica] = []
-        for name, own in addresses.items():
+        for name in services:
+            own = addresses[name]
             for number, address in enumerate(own):
                 self.replicas.append(self._start(name, address, number, common))
         for replica in self.replicas:

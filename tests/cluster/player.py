@@ -43,7 +43,8 @@ class Player:
 
     async def add_node(self, name: str, gpus: int, labels: dict[str, str] | None = None) -> None:
         # A node controller would add this annotation a moment later, and with it another version of the node.
-        metadata = {"name": name, "labels": dict(labels or {}), "annotations": {"node.alpha.kubernetes.io/ttl": "0"}}
+        annotations = {"node.alpha.kubernetes.io/ttl": "0", MARK: "true"}
+        metadata = {"name": name, "labels": dict(labels or {}), "annotations": annotations}
         await self._ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self.nodes[name] = gpus
         self.alive.add(name)

@@ -91,11 +91,13 @@ def _source() -> dict[str, str]:
     return {"commit": commit, "uncommitted_digest": blake3(changes.encode()).hexdigest(length=16) if changes else ""}
 
 
+@functools.cache
 def _changes() -> str:
     """The uncommitted changes as a patch that `git apply` takes."""
     return _git("diff", "--binary", "HEAD") if _git("rev-parse", "HEAD") else ""
 
 
+@functools.cache
 def _git(*arguments: str) -> str:
     return _run("git", "-C", str(Path(__file__).parent), *arguments)
 

@@ -17,6 +17,7 @@ from longhaul_checkpoint.settings import CheckpointSettings
 from longhaul_core.db import Database, ResourceRow
 from longhaul_core.db.schema import counters
 from longhaul_core.db.schema import resources as table
+from longhaul_core.logging import configure_logging
 from longhaul_core.manifests import put_part
 from longhaul_core.objects import open_store
 from longhaul_core.rpc.client import connect
@@ -30,6 +31,7 @@ RUN = "projects/demo/trainingRuns/r1"
 
 async def measure(folder: Path) -> dict[str, float]:
     """Median seconds of each call, by its name."""
+    configure_logging("checkpoint", "error")
     quiet = {"retention_interval_seconds": 1e6, "scrub_interval_seconds": 1e6, "log_level": "error"}
     settings = CheckpointSettings(data_dir=folder, listen_address="127.0.0.1:0", metrics_address="", **quiet)
     async with running_service(settings, build) as address, connect(address) as channel:

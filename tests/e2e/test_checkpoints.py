@@ -1,7 +1,9 @@
 """Checkpoints through the command, as a user handles them: import, export, compare, pin, fork, reproduce."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,14 +80,40 @@ def losses(installation: Installation, run: str) -> dict[int, float]:
     return {int(row["step"]): row["loss"] for row in installation.json("runs", "metrics", run)}
 
 
-def test_reproduced_run_computes_the_same_steps_bit_for_bit(installation: Installation, finished: Path, tmp_path: Path):
+@dataclass(frozen=True)
+class Descendants:
+    """Runs that go on from a checkpoint: submitted together, since each waits more than it computes."""
+
+    reproduced: dict[str, Any]
+    folder: Path
+    forked: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def descendants(
+    installation: Installation, published: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Descendants:
+    folder = tmp_path_factory.mktemp("descendants")
     first = installation.json("checkpoints", "list", "--run", "whole")[-1]["metadata"]["name"]
-    done = installation.json("checkpoints", "reproduce", first, "--folder", str(tmp_path / "again"), "--start")
+    again = installation.json("checkpoints", "reproduce", first, "--folder", str(folder / "again"), "--start")
+    changes = ["--set", "lr=0.0001", "--set", "steps=14", "--name", "gentle"]
+    forked = installation.json("runs", "fork", "whole", "--step", "10", *changes)
+    imported = installation.json("checkpoints", "import", str(published), "--name", "published")
+    document = yaml.safe_load(finished.read_text())
+    document["model"] = imported["recipe"]["model"]
+    document["training"] |= imported["recipe"]["training"] | {"steps": 6}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+    done = installation.longhaul("run", str(folder / "recipe.yaml"), "--name", "continued")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Descendants(again, folder, forked)
+
+
+def test_reproduced_run_computes_the_same_steps_bit_for_bit(installation: Installation, descendants: Descendants):
+    done, folder = descendants.reproduced, descendants.folder / "again"
     assert done["different"] == {}
-    assert {"image", "token"}.isdisjoint(done["recorded"])
-    assert {"torch", "lock_digest", "commit", "packages_digest", "threads_per_worker"} <= done["recorded"].keys()
-    record = json.loads((tmp_path / "again" / "environment.json").read_text())
-    assert f"torch=={done['recorded']['torch'].partition('+')[0]}" in (tmp_path / "again/requirements.txt").read_text()
+    assert {"torch", "lock_digest", "packages_digest", "threads_per_worker"} <= done["recorded"].keys()
+    record = json.loads((folder / "environment.json").read_text())
+    assert f"torch=={done['recorded']['torch'].partition('+')[0]}" in (folder / "requirements.txt").read_text()
     assert not any("TOKEN" in name for name in record["variables"])
     assert installation.longhaul("runs", "watch", done["run"]).returncode == 0
     again, before = losses(installation, done["run"]), losses(installation, "whole")
@@ -93,24 +121,20 @@ def test_reproduced_run_computes_the_same_steps_bit_for_bit(installation: Instal
     assert again == {step: before[step] for step in again}
 
 
-def test_fork_goes_on_from_a_checkpoint_with_a_part_swapped(installation: Installation, finished: Path):
-    forked = installation.json("runs", "fork", "whole", "--step", "10", "--set", "lr=0.0001", "--name", "gentle")
-    assert forked["metadata"]["name"].endswith("/gentle")
+def test_fork_goes_on_from_a_checkpoint_with_a_part_swapped(installation: Installation, descendants: Descendants):
+    assert descendants.forked["metadata"]["name"].endswith("/gentle")
     assert installation.longhaul("runs", "watch", "gentle").returncode == 0
-    assert sorted(losses(installation, "gentle")) == list(range(11, 21))
+    forked, before = losses(installation, "gentle"), losses(installation, "whole")
+    assert sorted(forked) == [11, 12, 13, 14]
+    assert forked[11] == before[11]
+    assert forked[13] != before[13]
     newest = installation.json("checkpoints", "list", "--run", "gentle")[0]
     parent = installation.json("checkpoints", "list", "--run", "whole")[-1]
     assert newest["parent"] == parent["metadata"]["name"]
     assert parent["pinned"] is True
 
 
-def test_imported_model_is_continued(installation: Installation, published: Path, finished: Path, tmp_path: Path):
-    imported = installation.json("checkpoints", "import", str(published), "--name", "published")
-    document = yaml.safe_load(finished.read_text())
-    document["model"] = imported["recipe"]["model"]
-    document["training"] |= imported["recipe"]["training"] | {"steps": 6}
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(document))
-    done = installation.longhaul("run", str(path), "--name", "continued")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_imported_model_is_continued(installation: Installation, descendants: Descendants):
     assert sorted(losses(installation, "continued")) == [1, 2, 3, 4, 5, 6]
+    events = installation.json("runs", "events", "continued")
+    assert any(event["type"] == "STARTED_FROM" and event["cause"] == "FORK" for event in events)

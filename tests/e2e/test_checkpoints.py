@@ -102,6 +102,7 @@ def descendants(
     document = yaml.safe_load(finished.read_text())
     document["model"] = imported["recipe"]["model"]
     document["training"] |= imported["recipe"]["training"] | {"steps": 6}
+    document["resources"] = {"nodes": 1}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
     done = installation.longhaul("run", str(folder / "recipe.yaml"), "--name", "continued")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,9 @@ def _in_child(task: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak of this program; `ru_maxrss` would hold that of the process it was forked from too."""
+    (line,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def _rss_megabytes() -> float:

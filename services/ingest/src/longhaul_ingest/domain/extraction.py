@@ -13,8 +13,8 @@ from longhaul_ingest.domain.symbols import guard, unguard, write_out_symbols
 
 Extract = Callable[[str], str]
 FOUND_CHARACTERS: Final = 250
-SPAN: Final = re.compile(r"</?span(?:\s[^<>]*)?>", re.IGNORECASE)
-TELLING_SPAN: Final = re.compile(r"<span\s[^<>]*\b(?:hidden|style|aria-hidden)\b", re.IGNORECASE)
+SPAN: Final = re.compile(r"</?span(?:\s[^<>]*)?>")
+TELLING_SPAN: Final = re.compile(r"<span\s[^<>]*\b(?:hidden|style|aria-hidden)\b")
 """Attributes that can hide an element; classes cannot without a style sheet, which nobody reads here."""
 
 
@@ -60,6 +60,6 @@ def _extract_fast(html: str) -> str:
 def without_spans(html: str) -> str:
     """The page without its span tags: in pages with coloured code most elements are spans, and parsing is most work.
 
-    A page in which a span may be hidden keeps all of them.
+    A page in which a span may be hidden keeps all of them, and one that writes tags in capitals those.
     """
     return html if TELLING_SPAN.search(html) else SPAN.sub("", html)

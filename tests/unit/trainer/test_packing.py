@@ -12,10 +12,11 @@ from longhaul_core.errors import DataLoss, FailedPrecondition, Unavailable
 from longhaul_core.manifests import Part, hash_bytes
 from longhaul_core.objects import FilesystemStore
 from longhaul_core.recipe import DataConfig, MixtureStage
+from longhaul_trainer.data.bounded_cache import BoundedCache
 from longhaul_trainer.data.mixture import BLOCK_SAMPLES, Mixture, Stage
 from longhaul_trainer.data.packing import PackedStream, pack
 from longhaul_trainer.data.samples import SampleOrder
-from longhaul_trainer.data.streaming import StreamedFile
+from longhaul_trainer.data.streaming import BoundedFile, StreamedFile
 from longhaul_trainer.data.tokens import IGNORED_LABEL, TokenStream
 
 from tests.unit.trainer.test_data import EOS, random_documents, write_shards
@@ -156,3 +157,58 @@ def test_streamed_shard_with_a_fault_is_an_error_and_whole_afterwards(
     store.fault = ""
     _, _, fresh, _ = streamed(tmp_path)
     assert np.array_equal(fresh.gather(every, 16)[0], plain.gather(every, 16)[0])
+
+
+def bounded(tmp_path: Path, maximum_bytes: int, name: str = "bounded") -> tuple[Remote, BoundedFile, TokenStream]:
+    store, file, _, _ = streamed(tmp_path)
+    part = file._part
+    blocks = BoundedFile(store, part, BoundedCache(tmp_path / name, maximum_bytes, block_bytes=512))
+    return store, blocks, TokenStream("a", [(blocks, tmp_path / "a-0.ds.index")], "uint16")
+
+
+def kept_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_bounded_cache_stays_within_its_bound_and_gives_the_same_tokens(tmp_path: Path) -> None:
+    store, file, stream = bounded(tmp_path, 8 * 512)
+    plain = TokenStream("a", [(tmp_path / "a-0.ds", tmp_path / "a-0.ds.index")], "uint16")
+    assert file.size > 3 * 8 * 512
+    most = 0
+    for sequence in np.random.default_rng(0).permutation(stream.sequences(16)).tolist():
+        wanted = np.array([sequence])
+        assert np.array_equal(stream.gather(wanted, 16)[0], plain.gather(wanted, 16)[0])
+        most = max(most, kept_bytes(tmp_path / "bounded"))
+    assert 4 * 512 < most <= 8 * 512
+    assert len(store.fetched) > -(-file.size // 512)  # some were fetched again
+
+
+def test_bounded_cache_keeps_what_was_read_last(tmp_path: Path) -> None:
+    store, file, _ = bounded(tmp_path, 8 * 512)
+    for block in (0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9, 0):
+        file.cache.read(store, file.part, block * 512, block * 512 + 10)
+    assert store.fetched.count(0) == 1
+    assert not list((tmp_path / "bounded").glob("*-1.block"))
+    again, other, _ = bounded(tmp_path, 8 * 512)  # a worker that starts again
+    other.cache.read(again, other.part, 9 * 512, 9 * 512 + 10)
+    assert again.fetched == []
+
+
+def test_bounded_cache_survives_files_that_another_worker_removes_or_left_unfinished(tmp_path: Path) -> None:
+    store, file, stream = bounded(tmp_path, 64 * 512)
+    every = np.arange(stream.sequences(16))
+    whole = stream.gather(every, 16)[0]
+    for path in list((tmp_path / "bounded").glob("*.block"))[::2]:
+        path.unlink()
+    (tmp_path / "bounded/killed.partial").write_bytes(b"half a block")
+    assert np.array_equal(stream.gather(every, 16)[0], whole)
+    store.fault = "cut"
+    next((tmp_path / "bounded").glob("*-0.block")).unlink()
+    with pytest.raises(DataLoss, match="gave 511 of 512 bytes at 0"):
+        stream.gather(every[:1], 16)
+
+
+def test_bounded_cache_of_next_to_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        BoundedCache(tmp_path, 1 << 20)
+    assert refused.value.violations == (("data.cache_bytes", "at least 8388608, or 0 for no bound"),)

@@ -56,6 +56,9 @@ class DataConfig(Section):
     )
     document_masking: bool = Field(True, description="attention stays inside a document")
     shuffle_seed: NonNegativeInt = 0
+    cache_bytes: NonNegativeInt = Field(
+        0, description="of shards in an object store, kept on each node; the least recently read go; 0: all are kept"
+    )
     maximum_epochs: PositiveFloat = Field(5.0, description="the run fails before a source is repeated more often")
     mixture: dict[str, PositiveFloat] = Field(default_factory=dict, description="weights; empty: the token set's own")
     batch_ramp: list[BatchRamp] = Field(default_factory=list, description="smaller batches at the beginning")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from longhaul_core.errors import DataLoss
 from longhaul_core.manifests import Part
 from longhaul_core.objects import ObjectStore
 from numpy.typing import NDArray
+
+from longhaul_trainer.data.bounded_cache import BoundedCache
 
 BLOCK_BYTES = 8 << 20
 _MISSING, _PRESENT = b"\0", b"\1"
@@ -121,3 +124,38 @@ class StreamedTokens:
         if stop > start:
             self._file.require(start * self._itemsize, stop * self._itemsize)
         return self._tokens[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedFile:
+    """A part of the token set behind a bounded cache."""
+
+    store: ObjectStore
+    part: Part
+    cache: BoundedCache
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole part."""
+        return self.part.size
+
+
+class BoundedTokens:
+    """The tokens of such a part, by slices of consecutive ones."""
+
+    def __init__(self, file: BoundedFile, dtype: np.dtype[Any]) -> None:
+        self._file = file
+        self._dtype = dtype
+
+    @property
+    def size(self) -> int:
+        """Tokens of the whole shard."""
+        return self._file.size // self._dtype.itemsize
+
+    def __getitem__(self, wanted: slice) -> NDArray[Any]:
+        start, stop, _ = wanted.indices(self.size)
+        width = self._dtype.itemsize
+        if stop <= start:
+            return np.empty(0, self._dtype)
+        content = self._file.cache.read(self._file.store, self._file.part, start * width, stop * width)
+        return np.frombuffer(content, self._dtype)

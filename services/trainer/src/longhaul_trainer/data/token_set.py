@@ -14,8 +14,9 @@ from longhaul_core.manifests import Manifest, Part, read_manifest
 from longhaul_core.objects import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from longhaul_trainer.data.streaming import StreamedFile
-from longhaul_trainer.data.tokens import TokenStream
+from longhaul_trainer.data.bounded_cache import BoundedCache
+from longhaul_trainer.data.streaming import BoundedFile, StreamedFile
+from longhaul_trainer.data.tokens import TokenFile, TokenStream
 
 
 class _Lenient(BaseModel):
@@ -113,10 +114,11 @@ class TokenSet:
 class TokenFiles:
     """Parts of a token set as local files: in place where the store is a folder, else copied once and verified."""
 
-    def __init__(self, store: ObjectStore, parts: Sequence[Part], cache: Path) -> None:
+    def __init__(self, store: ObjectStore, parts: Sequence[Part], cache: Path, cache_bytes: int = 0) -> None:
         self._store = store
         self._parts = {part.key: part for part in parts}
         self._cache = cache
+        self._blocks = BoundedCache(cache / "blocks", cache_bytes) if cache_bytes else None
 
     def path(self, key: str) -> Path:
         """Local path of a part.
@@ -134,7 +136,7 @@ class TokenFiles:
             raise _damaged(key, f"has {path.stat().st_size} bytes, not {part.size}")
         return path
 
-    def open(self, key: str) -> Path | StreamedFile:
+    def open(self, key: str) -> TokenFile:
         """A part that is read piece by piece: its path where it is on this machine, else as a stream of blocks.
 
         Raises:
@@ -143,6 +145,8 @@ class TokenFiles:
         part = self._parts.get(key)
         if part is None or self._store.local_path(key) is not None:
             return self.path(key)
+        if self._blocks is not None:
+            return BoundedFile(self._store, part, self._blocks)
         return StreamedFile(self._store, part, self._cache)
 
     def _copy(self, part: Part) -> Path:
@@ -160,8 +164,8 @@ class TokenFiles:
         return path
 
 
-def open_token_set(store: ObjectStore, manifest_key: str, cache: Path) -> TokenSet:
-    """Reads and checks the manifest.
+def open_token_set(store: ObjectStore, manifest_key: str, cache: Path, cache_bytes: int = 0) -> TokenSet:
+    """Reads and checks the manifest. Of streamed shards `cache_bytes` are kept at most; 0: all.
 
     Raises:
         NotFound: nothing was committed under the key.
@@ -172,7 +176,7 @@ def open_token_set(store: ObjectStore, manifest_key: str, cache: Path) -> TokenS
         extra = TokenSetExtra.model_validate(manifest.extra)
     except ValidationError as error:
         raise _damaged(manifest_key, f"does not describe a token set: {error}") from error
-    return TokenSet(manifest, extra, TokenFiles(store, manifest.parts, cache))
+    return TokenSet(manifest, extra, TokenFiles(store, manifest.parts, cache, cache_bytes))
 
 
 def _damaged(key: str, problem: str) -> DataLoss:

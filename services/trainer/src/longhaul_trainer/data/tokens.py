@@ -11,9 +11,12 @@ from longhaul_core.errors import DataLoss
 from numpy.typing import DTypeLike, NDArray
 
 from longhaul_trainer.data.permutation import Indices
-from longhaul_trainer.data.streaming import StreamedFile, StreamedTokens
+from longhaul_trainer.data.streaming import BoundedFile, BoundedTokens, StreamedFile, StreamedTokens
 
 IGNORED_LABEL = -100
+
+TokenFile = Path | StreamedFile | BoundedFile
+"""Tokens on this machine, streamed into a cache that keeps all, or into one that is bounded."""
 
 
 class TokenStream:
@@ -24,7 +27,7 @@ class TokenStream:
     model learns how documents begin and end, no label is lost, and nothing is predicted across documents.
     """
 
-    def __init__(self, name: str, shards: Sequence[tuple[Path | StreamedFile, Path]], dtype: DTypeLike) -> None:
+    def __init__(self, name: str, shards: Sequence[tuple[TokenFile, Path]], dtype: DTypeLike) -> None:
         self.name = name
         self._shards = [_map(tokens, dtype) for tokens, _ in shards]
         self._firsts = np.cumsum([0, *(shard.size for shard in self._shards)], dtype=np.int64)
@@ -113,18 +116,25 @@ class TokenStream:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def _map(path: Path | StreamedFile, dtype: DTypeLike) -> NDArray[Any] | StreamedTokens:
+def _map(file: TokenFile, dtype: DTypeLike) -> NDArray[Any] | StreamedTokens | BoundedTokens:
     kind = np.dtype(dtype).newbyteorder("<")
-    name = path.path.name if isinstance(path, StreamedFile) else path.name
-    size = path.size if isinstance(path, StreamedFile) else path.stat().st_size
+    size = file.stat().st_size if isinstance(file, Path) else file.size
     if size % kind.itemsize:
         raise DataLoss(
-            f"Token shard {name} has {size} bytes, not a multiple of {kind.itemsize}",
+            f"Token shard {_name(file)} has {size} bytes, not a multiple of {kind.itemsize}",
             reason="TOKEN_SHARD_DAMAGED",
             action="verify the token set and build it again if it is damaged",
         )
-    if isinstance(path, StreamedFile):
-        return StreamedTokens(path, kind)
+    if isinstance(file, StreamedFile):
+        return StreamedTokens(file, kind)
+    if isinstance(file, BoundedFile):
+        return BoundedTokens(file, kind)
     if size == 0:
         return np.empty(0, dtype=kind)
-    return np.memmap(path, dtype=kind, mode="r")
+    return np.memmap(file, dtype=kind, mode="r")
+
+
+def _name(file: TokenFile) -> str:
+    if isinstance(file, BoundedFile):
+        return file.part.key
+    return file.path.name if isinstance(file, StreamedFile) else file.name

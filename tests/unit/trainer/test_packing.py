@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from longhaul_core.errors import DataLoss, FailedPrecondition, Unavailable
+from longhaul_core.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from longhaul_core.manifests import Part, hash_bytes
 from longhaul_core.objects import FilesystemStore
 from longhaul_core.recipe import DataConfig, MixtureStage
@@ -195,7 +195,7 @@ def test_bounded_cache_keeps_what_was_read_last(tmp_path: Path) -> None:
 
 
 def test_bounded_cache_survives_files_that_another_worker_removes_or_left_unfinished(tmp_path: Path) -> None:
-    store, file, stream = bounded(tmp_path, 64 * 512)
+    store, _, stream = bounded(tmp_path, 64 * 512)
     every = np.arange(stream.sequences(16))
     whole = stream.gather(every, 16)[0]
     for path in list((tmp_path / "bounded").glob("*.block"))[::2]:

@@ -96,10 +96,8 @@ class Session:
 
         Data and sizes are checked first, so that what can never work fails at once and on every rank.
         """
-        cache = Path(self.assignment.scratch_dir) / "tokens"
-        self.token_set = open_token_set(
-            self.store, self.assignment.token_set_manifest_key, cache, self.config.data.cache_bytes
-        )
+        cache, bound = Path(self.assignment.scratch_dir) / "tokens", self.config.data.cache_bytes
+        self.token_set = open_token_set(self.store, self.assignment.token_set_manifest_key, cache, bound)
         orders, loader, validation = self._open_data()
         shape = DecoderShape.resolve(self.config, self.token_set.extra.vocabulary_size)
         self.group = join()

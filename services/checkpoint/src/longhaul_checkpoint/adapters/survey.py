@@ -55,7 +55,9 @@ class Survey:
             labels,
         )
         self._step = metrics.table("last_verified_step", "Step of the newest intact checkpoint of a run.", labels)
-        self._bytes = metrics.table("stored_bytes", "Bytes of the committed checkpoints of a run.", labels)
+        self._bytes = metrics.table(
+            "stored_bytes", "Bytes that the committed checkpoints of a run wrote; shared parts once.", labels
+        )
         self._count = metrics.table("stored", "Committed checkpoints of a run by state.", (*labels, "state"))
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -91,7 +93,7 @@ class Survey:
         self._kept[row.uid] = Kept(
             run=(identity.project, identity.run),
             step=identity.step,
-            size_bytes=commitment.size_bytes,
+            size_bytes=commitment.size_bytes - sum(commitment.borrowed.values()),
             committed=commitment.commit_time,
             damaged=checkpoint.state is not State.COMMITTED,
         )

@@ -5,7 +5,6 @@ killed in between, never do a step twice.
 """
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +32,7 @@ from longhaul_corpus.adapters.records import (
     object_prefix,
     reason,
     reason_of,
+    reason_of_failure,
 )
 from longhaul_corpus.adapters.runner import Runner
 from longhaul_corpus.adapters.upstream import Lost, Pending
@@ -107,7 +107,7 @@ class Builds:
         job = str(Job.of(row))
         failures = await self._db.read(lambda session: queue.failures(session, job, Phase.PREPARE))
         if failures:
-            return await self._end(row, JobState.FAILED, json.loads(failures[0].error), "STEP_FAILED")
+            return await self._end(row, JobState.FAILED, reason_of_failure(failures[0]), "STEP_FAILED")
         counts = await self._db.read(lambda session: queue.counts(session, job, Phase.PREPARE))
         found = await self._inputs.find(row.project, load_spec(row.spec))
         if isinstance(found, Lost):
@@ -167,7 +167,7 @@ class Builds:
         """Go on without the files that take down each worker, where the build may; else end it."""
         failures = await self._db.read(lambda session: queue.failures(session, job, phase))
         if not poisoned(phase, failures):
-            return await self._end(row, JobState.FAILED, json.loads(failures[0].error), "STEP_FAILED")
+            return await self._end(row, JobState.FAILED, reason_of_failure(failures[0]), "STEP_FAILED")
         signed = await self._db.read(lambda session: queue.results(session, job, Phase.SIGNATURES))
         lost = [*row.status.get("lost", ()), *lost_shards(phase, failures, signed)]
         if len(lost) > load_spec(row.spec).maximum_lost_shards:

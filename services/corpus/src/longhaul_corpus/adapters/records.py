@@ -1,11 +1,12 @@
 """How jobs and their results stand in the database: kinds, job names, statuses as JSON."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from longhaul_core.db import ResourceRow, events, resources
+from longhaul_core.db import ItemFailure, ResourceRow, events, resources
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, LonghaulError, NotFound
 from longhaul_core.ids import Collection, ResourceName
 from pydantic import TypeAdapter
@@ -109,6 +110,12 @@ def object_prefix(row: ResourceRow, collection: str) -> str:
 def reason_of(error: LonghaulError) -> dict[str, Any]:
     """Why a job is in its state, for a person, as JSON values."""
     return {"code": error.reason, "message": error.message, "action": error.action, "metadata": error.metadata}
+
+
+def reason_of_failure(failure: ItemFailure) -> dict[str, Any]:
+    """The reason that a failed item left, without how often it was tried."""
+    left: dict[str, Any] = json.loads(failure.error)
+    return {name: left[name] for name in ("code", "message", "action", "metadata")}
 
 
 def reason(code: str, message: str, action: str = "") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Moves tokenizers on that were asked for by themselves: imported, or trained on whole datasets."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -12,7 +11,7 @@ from longhaul_core.ids import Collection, ResourceName
 from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.inputs import Inputs
-from longhaul_corpus.adapters.records import TOKENIZER, Job, dump_inputs, move, object_prefix, reason
+from longhaul_corpus.adapters.records import TOKENIZER, Job, dump_inputs, move, object_prefix, reason, reason_of_failure
 from longhaul_corpus.adapters.steps.standalone import import_step, train_step
 from longhaul_corpus.adapters.upstream import Lost, Pending
 from longhaul_corpus.domain.jobs import JobState
@@ -64,7 +63,7 @@ class Tokenizers:
         job, phase = str(Job.of(row)), str(row.status["phase"])
         failures = await self._db.read(lambda session: queue.failures(session, job, phase))
         if failures:
-            return await self._end(row, json.loads(failures[0].error))
+            return await self._end(row, reason_of_failure(failures[0]))
         results = await self._db.read(lambda session: queue.results(session, job, phase))
         if not results:
             return False

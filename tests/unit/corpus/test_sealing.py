@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from longhaul_corpus.domain.sealing import BLOCK_BYTES, BlockChanged, seal, unseal, unsealed_size
+from longhaul_corpus.domain.sealing import BLOCK_BYTES, BlockChanged, sums_of, unseal, unsealed_size
 
 
-def reading(sealed: bytes, start: int, length: int) -> bytes:
+def seal(data: bytes) -> bytes:
+    return data + sums_of(memoryview(data))
+
+
+def reading(sealed: bytes, start: int, length: int) -> memoryview:
     return unseal(lambda offset, size: sealed[offset : offset + size], len(sealed), start, length)
 
 

@@ -18,7 +18,7 @@ from longhaul_core.errors import Unavailable
 from longhaul_core.objects import ObjectStore, open_store
 from pydantic import TypeAdapter
 
-from longhaul_corpus.domain.sealing import BlockChanged, seal, unseal, unsealed_size
+from longhaul_corpus.domain.sealing import BlockChanged, sums_of, unseal, unsealed_size
 from longhaul_corpus.domain.spec import BuildSpec
 
 Array = npt.NDArray[Any]
@@ -103,7 +103,10 @@ class Workspace:
 
     def put_column(self, name: str, values: Array) -> None:
         """Write one value a document, little-endian, with checksums."""
-        self.store.put(self.key(name), seal(np.ascontiguousarray(values).tobytes()))
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        with self.store.open_write(self.key(name)) as sink:
+            sink.write(data)
+            sink.write(sums_of(data))
 
     def column(self, name: str, dtype: type[np.generic], start: int = 0, count: int | None = None) -> Array:
         """Read a column, or `count` values of it.
@@ -116,7 +119,7 @@ class Workspace:
         length = unsealed_size(size) if count is None else count * width
         return np.frombuffer(self._checked(key, size, start * width, length), dtype=dtype)
 
-    def _checked(self, key: str, size: int, start: int, length: int) -> bytes:
+    def _checked(self, key: str, size: int, start: int, length: int) -> memoryview:
         for _ in range(_READ_ATTEMPTS):
             with suppress(BlockChanged):
                 return unseal(functools.partial(self.store.get_range, key), size, start, length)

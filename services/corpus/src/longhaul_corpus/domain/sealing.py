@@ -15,9 +15,9 @@ class BlockChanged(Exception):  # noqa: N818  (told to the caller, who knows whi
     """A block is not as it was sealed; the argument is its number."""
 
 
-def seal(data: bytes) -> bytes:
-    """The data, and 8 bytes for each block of it."""
-    return data + b"".join(_sum(data[start : start + BLOCK_BYTES]) for start in range(0, len(data), BLOCK_BYTES))
+def sums_of(data: memoryview) -> bytes:
+    """What goes behind the data: 8 bytes for each block of it."""
+    return b"".join(_sum(data[start : start + BLOCK_BYTES]) for start in range(0, len(data), BLOCK_BYTES))
 
 
 def unsealed_size(size: int) -> int:
@@ -25,7 +25,7 @@ def unsealed_size(size: int) -> int:
     return size - _SUM_BYTES * -(-size // (BLOCK_BYTES + _SUM_BYTES))
 
 
-def unseal(read: ReadRange, size: int, start: int, length: int) -> bytes:
+def unseal(read: ReadRange, size: int, start: int, length: int) -> memoryview:
     """Bytes [start, start + length) of the data, as far as there are, out of `size` sealed bytes.
 
     Raises:
@@ -34,10 +34,10 @@ def unseal(read: ReadRange, size: int, start: int, length: int) -> bytes:
     whole = unsealed_size(size)
     end = min(start + length, whole)
     if start >= end:
-        return b""
+        return memoryview(b"")
     first, last = start // BLOCK_BYTES, -(-end // BLOCK_BYTES)
     begin = first * BLOCK_BYTES
-    data = read(begin, min(last * BLOCK_BYTES, whole) - begin)
+    data = memoryview(read(begin, min(last * BLOCK_BYTES, whole) - begin))
     sums = read(whole + first * _SUM_BYTES, (last - first) * _SUM_BYTES)
     for number in range(last - first):
         block = data[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]
@@ -46,5 +46,5 @@ def unseal(read: ReadRange, size: int, start: int, length: int) -> bytes:
     return data[start - begin : end - begin]
 
 
-def _sum(block: bytes) -> bytes:
+def _sum(block: memoryview) -> bytes:
     return xxhash.xxh3_64_digest(block)

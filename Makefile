@@ -97,7 +97,7 @@ bench-data: $(STAMP) ## data: extraction, filters, deduplication, tokens, loader
 	@test -d build/bench-peers/spacy || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/bench-peers -r bench/requirements.txt
 	@PYTHONPATH=build/bench-peers $(BIN)/python bench/data.py
 
-bench-gpuhealth: $(STAMP) ## GPU health: reading pages, 1,000 nodes on one core, verdicts, a burst of cordons
+bench-gpuhealth: $(STAMP) ## GPU health: pages, 1,000 nodes on one core, verdicts, a burst of cordons, what fails beside it
 	@$(BIN)/python bench/gpuhealth.py
 
 sim: $(STAMP) ## 10,000 seeds of the controller's simulation (SEEDS=…, FIRST=… to replay)

@@ -143,7 +143,7 @@ class Watch:
 
     def close(self) -> None:
         self.channel.close()
-        self.service.stop()
+        self.service.kill()
         self.exporter.kill()
 
     def wait_ready(self) -> None:
@@ -199,6 +199,7 @@ class LocalLab(Lab):
 
     def close(self) -> None:
         self.watch.close()
+        self.training.kill()
         super().close()
 
     def _session_on(self, node: str) -> str:
@@ -228,6 +229,7 @@ class KubeHealthLab(KubeLab):
 
     def close(self) -> None:
         self.watch.close()
+        self.training.kill()
         super().close()
 
     def _session_on(self, node: str) -> str:
@@ -236,8 +238,8 @@ class KubeHealthLab(KubeLab):
 
 
 def told(port: int) -> dict[str, str]:
-    """What training is told of gpuhealth, and of tests that do not wait for its last calls."""
-    return {"LONGHAUL_GPUHEALTH_ADDRESS": f"127.0.0.1:{port}", "LONGHAUL_SHUTDOWN_GRACE_SECONDS": "0.5"}
+    """What training is told of gpuhealth."""
+    return {"LONGHAUL_GPUHEALTH_ADDRESS": f"127.0.0.1:{port}"}
 
 
 def start_run(lab: Lab) -> None:

@@ -227,6 +227,10 @@ class KubeHealthLab(KubeLab):
     def training_environment(self) -> dict[str, str]:
         return {**super().training_environment(), **told(self.health_port)}
 
+    def start_nodes(self) -> None:
+        self.nodes.append("node-3")  # for the next spare
+        super().start_nodes()
+
     def close(self) -> None:
         self.watch.close()
         self.training.kill()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
-from drain_lab import RUN, STEP_SECONDS, KubeHealthLab, LocalLab, Split, Watch, lose_gpu, start_run
+from drain_lab import RUN, STEP_SECONDS, KubeHealthLab, Split, Watch, lose_gpu, start_run
 from fakekube import FakeKubernetes, Fault
 from longhaul.gpuhealth.v1 import node_health_pb2 as pb
 from longhaul_client.cli import session as session_module
@@ -22,8 +21,23 @@ from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")
-def watch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
-    lab = LocalLab(tmp_path_factory.mktemp("drains"))
+def background() -> Iterator[Background]:
+    made = Background()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def api(background: Background) -> Iterator[FakeKubernetes]:
+    made = FakeKubernetes()
+    background.run(made.start())
+    yield made
+    background.run(made.stop())
+
+
+@pytest.fixture(scope="module")
+def watch(background: Background, api: FakeKubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watch]:
+    lab = KubeHealthLab(tmp_path_factory.mktemp("drains"), background, api)
     try:
         start_run(lab)
         yield lab.watch
@@ -72,13 +86,12 @@ def test_fatal_signal_moves_the_run_though_gpuhealth_dies_and_goes_on_where_it_w
     printed("gpuhealth killed", lose_gpu(watch, 62, kill))
 
 
-def test_api_server_that_dies_over_the_marks_gets_them_when_it_is_back(tmp_path: Path) -> None:
-    background, api = Background(), FakeKubernetes()
-    background.run(api.start())
-    lab = KubeHealthLab(tmp_path, background, api)
+def test_api_server_that_dies_over_the_marks_gets_them_when_it_is_back(
+    watch: Watch, background: Background, api: FakeKubernetes
+) -> None:
     lost = Fault("patch", "nodes", executed=True, times=1_000_000)
 
-    def away(watch: Watch) -> Callable[[], None]:
+    def die(watch: Watch) -> Callable[[], None]:
         wait(lambda: lost.fired, "marks whose answer is lost")
         background.run(api.stop())
         wait(lambda: any(one.type == "MARKS_REFUSED" for one in watch.events(quarantined(watch))), "the refusal told")
@@ -86,14 +99,9 @@ def test_api_server_that_dies_over_the_marks_gets_them_when_it_is_back(tmp_path:
         background.run(api.start())
         return lambda: None
 
-    try:
-        start_run(lab)
-        api.ledger.faults.append(lost)
-        printed("API server killed", lose_gpu(lab.watch, 79, away))
-    finally:
-        lab.close()
-        background.run(api.stop())
-        background.stop()
+    wait(watch.all_healthy_but, "no marks are under way")
+    api.ledger.faults.append(lost)
+    printed("API server killed", lose_gpu(watch, 95, die))
 
 
 def quarantined(watch: Watch) -> str:

@@ -56,9 +56,9 @@ lint: $(STAMP) proto-check ## ruff, import layers, protos, generated pages
 type: $(STAMP) ## mypy, strict
 	@$(BIN)/mypy $(addprefix -p ,$(SOURCES))
 
-# Two cores share the tests by folder: those of a folder share the services that they start.
+# Three workers on two cores, since tests wait for processes half of their time; those of a folder share what they start.
 test: $(STAMP) ## all tests that need no cluster and no GPU
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=25 tests
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=25 tests
 
 demo: $(STAMP) ## take a real crawl through all services, with two real faults (CLEAN=1 starts anew)
 	@$(BIN)/python examples/python-docs/demo.py $(if $(CLEAN),--clean)

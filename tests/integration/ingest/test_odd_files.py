@@ -10,7 +10,7 @@ from longhaul.common.v1 import resource_pb2
 
 from tests.integration.ingest.support import PROSE, Client, page, source, spec
 
-LONG_LINE_BYTES = 20_000_000
+LONG_LINE_BYTES = 100_000_000
 
 
 def write_files(tmp_path: Path) -> tuple[Path, Path, Path]:

@@ -158,3 +158,29 @@ async def test_each_caller_is_told_where_the_database_fails_all(db: Database) ->
     first, second, third = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(first), type(third)] == [RuntimeError, RuntimeError]
     assert second.id == "well"
+
+
+async def test_writes_whose_commit_may_have_been_made_are_not_made_again(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = await hold_writers(db)
+    made: list[str] = []
+
+    def counted(identifier: str) -> Callable[[Session], ResourceRow]:
+        def create(session: Session) -> ResourceRow:
+            made.append(identifier)
+            return creating(identifier)(session)
+
+        return create
+
+    def lost(revision: int) -> None:
+        raise ConnectionError("the answer to the commit was lost")
+
+    calls = [asyncio.ensure_future(db.run(counted(name))) for name in ("one", "two")]
+    await waiting(*calls)
+    monkeypatch.setattr(db.feed, "notify", lost)
+    release(held)
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ConnectionError, ConnectionError]
+    assert made == ["one", "two"]
+    assert len(await db.read(lambda session: resources.list_all(session, "thing"))) == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Engine
@@ -165,16 +164,30 @@ class Database:
         each: Callable[[Transaction, Session], Outcome],
         alone: Callable[[Transaction], object],
     ) -> list[Outcome]:
-        if len(fns) > 1:
-            started = time.perf_counter()
-            # Whatever went wrong together: alone, each finds out whether it was its own fault.
-            with suppress(Exception):
-                outcomes = transact(lambda session: [each(fn, session) for fn in fns])
-                seconds = time.perf_counter() - started
-                for outcome in outcomes:
-                    self._observer(kind, _word(outcome.error), seconds)
-                return outcomes
-        return [_alone(alone, fn) for fn in fns]
+        started, finished = time.perf_counter(), False
+
+        def carry_out(session: Session) -> list[Outcome]:
+            nonlocal finished
+            outcomes = [each(fn, session) for fn in fns]
+            finished = True
+            return outcomes
+
+        if len(fns) == 1:
+            return [_alone(alone, fns[0])]
+        try:
+            outcomes = transact(carry_out)
+        except Exception as error:
+            if finished and not (isinstance(error, DBAPIError) and is_conflict(error)):
+                # It went wrong over the commit, which may have been made: to write again could write twice.
+                known = translate(error, self._url) if isinstance(error, DBAPIError) else error
+                outcomes = [Outcome(error=known)] * len(fns)
+            else:
+                # Nothing was written; alone, each finds out whether it was its own fault.
+                return [_alone(alone, fn) for fn in fns]
+        seconds = time.perf_counter() - started
+        for outcome in outcomes:
+            self._observer(kind, _word(outcome.error), seconds)
+        return outcomes
 
     def _attempt(self, kind: str, transact: Callable[[], T]) -> T:
         started, outcome = time.perf_counter(), "failed"

@@ -54,7 +54,7 @@ class Grouping(Generic[F]):
         self._lock = threading.Lock()
         self._waiting: deque[_Item[F]] = deque()
         self._busy = 0
-        self._looking = False
+        self._looker: asyncio.AbstractEventLoop | None = None
         self._crowded = -_CROWD_SECONDS
 
     async def run(self, work: F) -> object:
@@ -67,8 +67,9 @@ class Grouping(Generic[F]):
             backlog = len(self._waiting) > _BACKLOG * max(1, self._busy)
             wake = self._busy < self._threads and (backlog or (alone and not self._busy))
             self._busy += wake
-            look = not wake and not self._looking and self._busy < self._threads
-            self._looking |= look
+            look = not wake and self._looker is not loop and self._busy < self._threads
+            if look:
+                self._looker = loop
             patience = _PATIENCE_SECONDS if self._busy else _COMPANY_SECONDS
         if wake:
             self._pool.submit(self._drain)
@@ -86,7 +87,7 @@ class Grouping(Generic[F]):
 
     def _look_again(self) -> None:
         with self._lock:
-            self._looking = False
+            self._looker = None
             wake = bool(self._waiting) and self._busy < self._threads
             self._busy += wake
         if wake:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -15,6 +15,8 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)
 _STORE_TIMEOUT = timedelta(seconds=120)
+_ANSWER_TIMEOUT = timedelta(seconds=20)
+"""For what a rank asks of one that was there a moment ago: it answers at once, or it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class RankGroup:
     rank: int
     size: int
     device: torch.device
-    rendezvous: str = ""
+    store: Store = field(default_factory=HashStore)
+    """A connection of its own to the epoch's key-value store, for use in one other thread."""
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sums each value over the ranks, in float64; the same bits on every rank."""
@@ -47,12 +50,6 @@ class RankGroup:
         theirs = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(theirs, mine)
         return theirs
-
-    def connect_store(self) -> Store:
-        """A connection of its own to the epoch's key-value store, for use in another thread."""
-        if self.size == 1:
-            return HashStore()
-        return _connect(self.rendezvous)
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
@@ -85,7 +82,10 @@ def open_group(
         timeout=COLLECTIVE_TIMEOUT,
         device_id=device if device.type == "cuda" else None,
     )
-    return RankGroup(rank, size, device, rendezvous)
+    if size == 1:
+        return RankGroup(rank, size, device)
+    # Now, while all are certainly there: a rank that connects later may find that rank 0 has failed.
+    return RankGroup(rank, size, device, _connect(rendezvous, _ANSWER_TIMEOUT))
 
 
 def _open_store(rendezvous: str, listen_descriptor: int | None) -> Store:
@@ -99,9 +99,9 @@ def _open_store(rendezvous: str, listen_descriptor: int | None) -> Store:
     )
 
 
-def _connect(rendezvous: str) -> Store:
+def _connect(rendezvous: str, timeout: timedelta = _STORE_TIMEOUT) -> Store:
     host, port = split_address(rendezvous)
-    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_STORE_TIMEOUT)
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
 
 
 def digest_bytes(tensor: Tensor) -> bytes:

@@ -269,7 +269,7 @@ class Session:
         return Saver(
             sets,
             self.store,
-            Receipts(self.group.connect_store()),
+            Receipts(self.group.store),
             ReportingListener(self.reporter),
             rank=rank,
             ranks=ranks,

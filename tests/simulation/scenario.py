@@ -11,10 +11,12 @@ import asyncio
 import hashlib
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from longhaul_core.db import Database, events, resources
+from longhaul_core.db.events import EventRow
 from longhaul_core.logging import configure_logging
 from longhaul_core.recipe import TrainerConfig
 from longhaul_training.adapters import run_store, task_store
@@ -56,6 +58,7 @@ EXPECTED = {
     "cancel",
     "node sick",
     "node checked",
+    "spare placed while a node is accused",
     "result doubted",
     "deposed leader refused STALE_TERM",
     *REMARKABLE,
@@ -213,6 +216,7 @@ async def check_history(simulation: Simulation, run: str) -> str:
         lambda session: events.list_events(session, run_store.KIND, PROJECT, run, 0, 10_000)
     )
     simulation.seen.update(event.type for event in happened if event.type in REMARKABLE)
+    check_spares(simulation, happened)
     moves = [event.data for event in happened if event.type == "STATE_CHANGED"]
     assert [move["from"] for move in moves] == ["QUEUED", *(move["to"] for move in moves[:-1])]
     epochs = [move["epoch"] for move in moves]
@@ -231,3 +235,16 @@ async def check_history(simulation: Simulation, run: str) -> str:
         exhausted = stored.run.control.failures.without_progress > 3
         assert exhausted, f"{run} failed for no reason: {stored.run.control.reason}"
     return "".join(f"{event.type} {event.cause} {event.message}\n" for event in happened)
+
+
+def check_spares(simulation: Simulation, happened: Sequence[EventRow]) -> None:
+    """No spare is placed on a node that the run accused and that neither a later check nor gpuhealth cleared."""
+    accused: set[str] = set()
+    for event in happened:
+        if event.type == "NODE_ACCUSED":
+            accused |= {str(event.data["node"])} - simulation.ever_drained
+        elif event.type == "DIAGNOSIS_CLEAR" or event.cause == "PREFLIGHT_PASSED":
+            accused.clear()
+        elif event.type == "SPARE_PLACED" and accused:
+            simulation.seen["spare placed while a node is accused"] += 1
+            assert not [node for node in accused if event.message.endswith(f" on {node}")], event.message

@@ -385,6 +385,7 @@ class Simulation:
         self.urgent_at = 0.0
         self.sick: set[str] = set()
         self.ever_sick: set[str] = set()
+        self.ever_drained: set[str] = set()
         self.fatal: set[str] = set()
         self.quiet = False
         self.users = RunStore(self.db, self.clock)
@@ -639,11 +640,19 @@ class Simulation:
         )
         await self.rng.choice(kinds)()
 
+    def _node_of(self, agent: Agent) -> str:
+        pod = self.cluster._pods.get((PROJECT, agent.pod))
+        return str(pod.node) if pod is not None and pod.node else ""
+
     async def _sicken(self) -> None:
+        """A node begins to compute wrongly, as a rule one that a run is on, and the run may notice at once."""
         nodes = [node.name for node in await self.cluster.list_nodes()]
-        self.sick = {self.rng.choice(nodes)}
+        in_use = [node for agent in self.agents.values() if agent.working and (node := self._node_of(agent))]
+        self.sick = {self.rng.choice(in_use or nodes)}
         self.ever_sick |= self.sick
         self.seen["node sick"] += 1
+        if self.rng.random() < 0.7:
+            self._doubt_run(lambda agent: self._node_of(agent) in self.sick)
 
     async def _depose(self) -> None:
         """Another replica takes the lease; the old one looks once more and does not know yet."""
@@ -669,13 +678,17 @@ class Simulation:
             self.seen["worker killed"] += 1
 
     async def _doubt(self) -> None:
+        self._doubt_run(lambda agent: True)
+
+    def _doubt_run(self, chosen: Callable[[Agent], bool]) -> None:
         """A result differs when it is computed again: every worker of the run ends, and rank 0 says why."""
-        stepping = [agent for agent in self.agents.values() if agent.working and not agent.checking]
+        stepping = [a for a in self.agents.values() if a.working and not a.checking and chosen(a)]
         if not stepping:
             return
         victim = self.rng.choice(stepping)
-        for agent in stepping:
-            if (agent.run, agent.working) == (victim.run, victim.working):
+        group = (victim.run, victim.working)
+        for agent in self.agents.values():
+            if not agent.checking and (agent.run, agent.working) == group:
                 if agent.rank == 0:
                     data = {"epoch": agent.working, "rank": 0}
                     agent.report(EventReport(RunEvent(NODE_SUSPECT, "RESULT_DIFFERS", "", data)))
@@ -710,7 +723,9 @@ class Simulation:
         nodes = [node.name for node in await self.cluster.list_nodes() if node.ready]
         if nodes and not self.drains:
             at = self.clock.now().timestamp()
-            self.drains[self.rng.choice(nodes)] = DrainView(f"s{self.now}", self.rng.random() < 0.6, "XID_79", at)
+            node = self.rng.choice(nodes)
+            self.ever_drained.add(node)
+            self.drains[node] = DrainView(f"s{self.now}", self.rng.random() < 0.6, "XID_79", at)
             self.seen["drain asked"] += 1
 
     async def _break_api(self) -> None:

@@ -30,7 +30,7 @@ from longhaul_training.adapters.project_store import ProjectStore
 from longhaul_training.adapters.report_store import CheckpointReport, FinishReport, ReportStore, StepReport
 from longhaul_training.adapters.run_store import RunStore
 from longhaul_training.convert.agents import rows_of
-from longhaul_training.domain.actions import PrepareEpoch
+from longhaul_training.domain.actions import Change, PrepareEpoch, RunEvent
 from longhaul_training.domain.observations import WorkerView
 from longhaul_training.domain.reports import StepRow
 from longhaul_training.domain.states import RunState
@@ -224,6 +224,22 @@ async def test_record_that_moved_is_not_overwritten(db: Database, clock: ManualC
         await runs.commit(stored, replace(stored.run.control, state=RunState.ADMITTED), (), term)
     assert caught.value.reason == "CONTROL_CHANGED"
     assert moved.row.state == "PAUSED"
+
+
+async def test_records_written_together_skip_the_one_that_moved_and_none_under_an_old_term(
+    db: Database, clock: ManualClock
+) -> None:
+    runs, term = RunStore(db, clock), await leader(db)
+    stored = [await runs.create("p", f"r{number}", SPEC, f"f{number}", "") for number in range(3)]
+    await runs.commit(stored[1], replace(stored[1].run.control, state=RunState.PAUSED), (), term)
+    event = RunEvent("STATE_CHANGED", "C", "m")
+    changes = [(s, Change(replace(s.run.control, state=RunState.ADMITTED), (event,))) for s in stored]
+    with pytest.raises(Aborted, match="term"):
+        await runs.commit_all(changes, term - 1)
+    written = await runs.commit_all(changes, term)
+    assert [w.row.state if w else None for w in written] == ["ADMITTED", None, "ADMITTED"]
+    states = [(await runs.get("p", s.run.id)).run.control.state for s in stored]
+    assert states == [RunState.ADMITTED, RunState.PAUSED, RunState.ADMITTED]
 
 
 async def test_mirror_sees_changes_of_others_and_keeps_its_own_newer_ones(db: Database, clock: ManualClock) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from longhaul_training.domain import causes
 from longhaul_training.domain.actions import AccuseNode, PrepareEpoch, StartEpoch
-from longhaul_training.domain.checkup_record import Checkup, CheckupPurpose, Finding, NodeReport
+from longhaul_training.domain.checkup_record import AccusedNode, Checkup, CheckupPurpose, Finding, NodeReport
 from longhaul_training.domain.checkups import judge, pair_up, second_round
 from longhaul_training.domain.decide import decide
 from longhaul_training.domain.forecasts import forecast_error
@@ -76,6 +76,7 @@ def test_slow_node_is_blamed_only_after_a_second_round_with_another_partner() ->
     assert (incident.cause, incident.node) == (causes.NODE_FAULTY.name, "node-3")
     assert [slot.node for slot in control.slots] == ["node-0", "node-1", "node-2", ""]
     assert [a.node for a in control.accusations] == ["node-3"]
+    assert control.accused == (AccusedNode("node-3", NOW),)
     accused = replace(again, control=control)
     assert any(isinstance(a, AccuseNode) and a.node == "node-3" for a in settle(accused, make_world(accused))[1])
 

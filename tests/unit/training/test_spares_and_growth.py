@@ -9,10 +9,11 @@ import pytest
 from longhaul_core.errors import FailedPrecondition
 from longhaul_training.adapters.codec import fitting_sizes
 from longhaul_training.domain.actions import CreatePod, StartEpoch
+from longhaul_training.domain.checkup_record import AccusedNode
 from longhaul_training.domain.decide import decide
-from longhaul_training.domain.observations import AgentView, PodPhase, PodView, World
+from longhaul_training.domain.observations import AgentView, DrainView, PodPhase, PodView, World
 from longhaul_training.domain.placement import Capacity
-from longhaul_training.domain.spares import sized_spares
+from longhaul_training.domain.spares import ready_spares, sized_spares
 from longhaul_training.domain.states import RecoveryAction, Run, RunState, Slot, StopPurpose
 from longhaul_training.domain.verbs import resize
 from situations import NOW, actions, changed, exits, make_run, make_world, settle, with_node, with_reports
@@ -34,6 +35,48 @@ def test_running_run_places_the_spares_it_lacks_and_makes_their_pods() -> None:
     assert happened == ["SPARE_PLACED"]
     assert [(slot.index, slot.spare) for slot in run.control.slots] == [(0, False), (1, False), (2, True)]
     assert any(isinstance(action, CreatePod) and action.slot == 2 for action in done)
+
+
+def test_spare_is_never_placed_on_a_node_that_the_run_accused() -> None:
+    run = make_run(RunState.RUNNING, spares=1, accused=(AccusedNode("node-2", NOW - 60),))
+    world = make_world(run)
+    assert sorted(world.capacity.free) == ["node-2", "node-3"]
+    placed, _, _ = settle(run, world)
+    assert [slot.node for slot in placed.spares] == ["node-3"]
+    full = replace(world, capacity=replace(world.capacity, free={"node-2": 1, "node-3": 0}))
+    assert settle(run, full)[0].spares == ()
+    later = replace(full, now=NOW - 60 + full.limits.accused)
+    assert [slot.node for slot in settle(run, later)[0].spares] == ["node-2"]
+
+
+def test_spare_on_a_node_that_the_run_accused_is_given_up_and_takes_no_ranks() -> None:
+    run = make_run(RunState.RUNNING, spares=1, accused=(AccusedNode("node-2", NOW - 60),))
+    run, world = with_spare(run, make_world(run))
+    assert ready_spares(run, world) == ()
+    moved, _, happened = settle(run, world)
+    assert happened == ["SPARE_LOST", "SPARE_PLACED"]
+    assert [(slot.node, slot.incarnation) for slot in moved.spares] == [("node-3", 2)]
+
+
+@pytest.mark.parametrize("state", [{"schedulable": False}, {"drain": DrainView("s", True, "XID_79", NOW)}])
+def test_accused_node_that_gpuhealth_took_out_is_its_affair_and_used_once_it_is_back(state: dict[str, Any]) -> None:
+    run = make_run(RunState.RUNNING, spares=1, accused=(AccusedNode("node-2", NOW - 60),))
+    taken = with_node(make_world(run), "node-2", **state)
+    full = replace(taken, capacity=replace(taken.capacity, free={"node-3": 0}))
+    run, _, _ = settle(run, full)
+    assert run.control.accused == ()
+    back = replace(make_world(run), capacity=replace(taken.capacity, free={"node-2": 1, "node-3": 0}))
+    assert [slot.node for slot in settle(run, back)[0].spares] == ["node-2"]
+
+
+def test_member_moves_to_an_accused_node_only_when_there_is_no_other() -> None:
+    run = make_run(RunState.RECOVERING, accused=(AccusedNode("node-2", NOW - 60),), epoch=2)
+    slots = (run.control.slots[0].renewed(""), run.control.slots[1])
+    run = replace(run, control=replace(run.control, slots=slots))
+    world = make_world(run)
+    assert settle(run, world)[0].members[0].node == "node-0"
+    only = replace(world, capacity=replace(world.capacity, free={"node-2": 1}))
+    assert settle(run, only)[0].members[0].node == "node-2"
 
 
 def test_warm_spare_takes_the_ranks_of_a_lost_node_at_once() -> None:

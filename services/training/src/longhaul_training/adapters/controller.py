@@ -7,7 +7,7 @@ idempotent. Nothing but the database and the cluster is remembered from one look
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from longhaul_core.clock import Clock
@@ -52,6 +52,8 @@ from longhaul_training.domain.tasks import TaskAct, TaskWorld, decide_task
 TICK_SECONDS = 0.5
 # A record settles in a few changes; more in one look would be a defect, and the next look goes on.
 CHANGES_A_LOOK = 16
+# Runs whose records are written in one transaction, which keeps other writers waiting for some 50 ms at most.
+RUNS_A_WRITE = 64
 ORPHAN_GRACE_SECONDS = 5.0
 OBSERVE_SECONDS = 1.0
 QUEUED_STATES = (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
@@ -72,6 +74,15 @@ class Parts:
     runs: RunStore
     tasks: TaskStore
     metrics: ControllerMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What a look decided about one run: its record as it was read, how it changes, and what to do then."""
+
+    before: StoredRun
+    change: Change | None
+    decision: Decision
 
 
 class Controller:
@@ -186,14 +197,19 @@ class Controller:
                 if stored.run.control.state.holds_gpus:
                     usage.add(stored.run)
         await self._preempt(queued, holding, usage, look)
-        for number, stored in enumerate(sorted(holding, key=lambda s: (s.run.created_at, s.run.name))):
-            await give_way(number)
-            await self._settle_run(stored, look, "", 0, term)
+        holding.sort(key=lambda s: (s.run.created_at, s.run.name))
+        for first in range(0, len(holding), RUNS_A_WRITE):
+            batch = []
+            for number, stored in enumerate(holding[first : first + RUNS_A_WRITE]):
+                await give_way(number)
+                batch.append(self._decide(stored, look, "", 0))
+            await self._settle(batch, look, term)
         now = self._clock.now().timestamp()
         for number, run in enumerate(admission_order(queued, usage, now)):
             await give_way(number)
             problem = queue.problem(run) or quota_problem(run, usage)
-            after = await self._settle_run(by_uid[run.uid], look, problem, queue_priority(run, limits, now), term)
+            decided = self._decide(by_uid[run.uid], look, problem, queue_priority(run, limits, now))
+            [after] = await self._settle([decided], look, term)
             if after.run.control.state.holds_gpus:
                 usage.add(after.run)
             if not problem:
@@ -215,51 +231,59 @@ class Controller:
         for victim in leaving or victims:
             look.preempted[victim.uid] = first.name
 
-    async def _settle_run(self, stored: StoredRun, look: Look, problem: str, priority: int, term: int) -> StoredRun:
-        """Decides until the record stands, writes it once with all its events, and only then acts.
-
-        A run that joins the queue waits for the next look, in its order.
-        """
-        before, seen = stored, stored
-        events: tuple[RunEvent, ...] = ()
+    def _decide(self, stored: StoredRun, look: Look, problem: str, priority: int) -> _Decided:
+        """Decides until the record stands. A run that joins the queue waits for the next look, in its order."""
+        seen, events = stored, list[RunEvent]()
         decision: Decision = Act()
         for _ in range(CHANGES_A_LOOK):
             decision = decide(seen.run, self._world(seen, look, problem, priority))
             if isinstance(decision, Act):
                 break
-            was, events = seen.run.control.state, (*events, *decision.events)
+            was = seen.run.control.state
+            events += decision.events
             seen = replace(seen, run=replace(seen.run, control=decision.control))
             look.note_run(seen.run)
             if seen.run.control.state in QUEUED_STATES and was not in QUEUED_STATES:
                 break
-        if seen is not before:
-            written = await self._write_run(before, Change(seen.run.control, events), term)
-            if written is None:
-                look.note_run(before.run)
-                return before
-            stored = written
-            if stored.run.control.state.terminal:
-                self._parts.executor.release_owner(stored.run, look.namespace(stored.run.project))
-        if not isinstance(decision, Act):
-            self._wakeup.set()
-            return stored
-        for action in decision.actions:
-            self._parts.executor.for_run(stored, action, look.namespace(stored.run.project, action))
-        return stored
+        look.note_run(seen.run, until_written=stored.run)
+        change = Change(seen.run.control, tuple(events)) if seen is not stored else None
+        return _Decided(stored, change, decision)
 
-    async def _write_run(self, stored: StoredRun, change: Change, term: int) -> StoredRun | None:
-        """Writes a change; None when the record moved meanwhile, so that the next look decides anew."""
-        try:
-            written = await self._parts.runs.commit(stored, change.control, change.events, term)
-        except Aborted as error:
-            if is_stale(error):
-                raise
+    async def _settle(self, decided: Sequence[_Decided], look: Look, term: int) -> list[StoredRun]:
+        """Writes all changed records in one transaction, each once with all its events, and only then acts."""
+        changes = [(one.before, one.change) for one in decided if one.change is not None]
+        written = iter(await self._parts.runs.commit_all(changes, term) if changes else ())
+        after = []
+        for one in decided:
+            stored: StoredRun | None = one.before
+            if one.change is not None:
+                stored = self._note_written(one.before, one.change, next(written), look)
+            after.append(stored or one.before)
+            if stored is None:
+                continue
+            if isinstance(one.decision, Act):
+                for action in one.decision.actions:
+                    self._parts.executor.for_run(stored, action, look.namespace(stored.run.project, action))
+            else:
+                self._wakeup.set()
+        return after
+
+    def _note_written(
+        self, before: StoredRun, change: Change, written: StoredRun | None, look: Look
+    ) -> StoredRun | None:
+        """Takes a record that was written; None when it had moved meanwhile, so that the next look decides anew."""
+        if written is None:
             self._wakeup.set()
+            look.note_run(before.run)
             return None
         for event in change.events:
-            log.info("run event", run=stored.run.name, type=event.type, cause=event.cause, message=event.message)
-        self._parts.metrics.count_change(stored.run, change)
-        return self._runs.put(written.row)
+            log.info("run event", run=before.run.name, type=event.type, cause=event.cause, message=event.message)
+        self._parts.metrics.count_change(before.run, change)
+        stored = self._runs.put(written.row)
+        look.note_run(stored.run)
+        if stored.run.control.state.terminal:
+            self._parts.executor.release_owner(stored.run, look.namespace(stored.run.project))
+        return stored
 
     def _world(self, stored: StoredRun, look: Look, problem: str, priority: int) -> World:
         run = stored.run

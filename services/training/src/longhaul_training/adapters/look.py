@@ -50,9 +50,15 @@ class Look:
         """Free GPUs of every node that answers."""
         return capacity_of(self.cluster.ready_capacities(), self.claims()).free
 
-    def note_run(self, run: Run) -> None:
-        """Books what a run holds now; spares that have a pod are claims like any other."""
+    def note_run(self, run: Run, *, until_written: Run | None = None) -> None:
+        """Books what a run holds now; spares that have a pod are claims like any other.
+
+        `until_written` is the run as the database still has it: what it holds there is nobody else's before the
+        change is written.
+        """
         pods = run.current_pods()
+        if until_written is not None:
+            pods = until_written.current_pods() | pods
         claims = [Claim(pod, slot.node, run.spec.gpus_per_pod) for pod, slot in pods.items()]
         lacking = run.spec.spares - sum(1 for slot in run.spares if slot.node)
         demand = SpareDemand(run.name, lacking, run.spec.gpus_per_pod) if claims and lacking > 0 else None

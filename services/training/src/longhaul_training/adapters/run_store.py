@@ -7,19 +7,19 @@ its part only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, events, resources
-from longhaul_core.errors import Aborted
+from longhaul_core.errors import Aborted, NotFound
 from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, project_store
 from longhaul_training.adapters.leadership import check_term
-from longhaul_training.domain.actions import RunEvent
+from longhaul_training.domain.actions import Change, RunEvent
 from longhaul_training.domain.admission import check_quota
 from longhaul_training.domain.reports import Reports
 from longhaul_training.domain.states import Control, Desired, Run, new_control
@@ -76,19 +76,23 @@ class RunStore:
         Raises Aborted: STALE_TERM when another replica leads, CONTROL_CHANGED when the record has moved since it was
         read.
         """
+        [written] = await self.commit_all([(stored, Change(control, happened))], term)
+        if written is None:
+            raise Aborted(f"the record of {stored.run.name} has moved", reason="CONTROL_CHANGED")
+        return written
+
+    async def commit_all(self, changes: Sequence[tuple[StoredRun, Change]], term: int) -> list[StoredRun | None]:
+        """Writes several records in one transaction; None for those that have moved since they were read.
+
+        Raises Aborted, STALE_TERM, when another replica leads; then none is written.
+        """
         now = self._clock.now()
 
-        def transact(session: Session) -> ResourceRow:
+        def transact(session: Session) -> list[ResourceRow | None]:
             check_term(session, term)
-            row = resources.get(session, KIND, stored.row.project, stored.row.id, for_update=True)
-            if row.uid != stored.row.uid or row.status["control_version"] != stored.version:
-                raise Aborted(f"the record of {stored.run.name} has moved", reason="CONTROL_CHANGED")
-            status = {**row.status, "control": codec.dump_control(control), "control_version": stored.version + 1}
-            row = resources.update(session, row, state=control.state.value, status=status, now=now)
-            append_events(session, row, happened, now)
-            return row
+            return [_write(session, stored, change, now) for stored, change in changes]
 
-        return load(await self._db.run(transact))
+        return [load(row) if row is not None else None for row in await self._db.run(transact)]
 
     async def set_desired(
         self, project: str, run_id: str, decide: Callable[[Run], Desired], happened: RunEvent
@@ -107,6 +111,19 @@ class RunStore:
             return row
 
         return load(await self._db.run(transact))
+
+
+def _write(session: Session, stored: StoredRun, change: Change, now: datetime) -> ResourceRow | None:
+    try:
+        row = resources.get(session, KIND, stored.row.project, stored.row.id, for_update=True)
+    except NotFound:
+        return None
+    if row.uid != stored.row.uid or row.status["control_version"] != stored.version:
+        return None
+    status = {**row.status, "control": codec.dump_control(change.control), "control_version": stored.version + 1}
+    row = resources.update(session, row, state=change.control.state.value, status=status, now=now)
+    append_events(session, row, change.events, now)
+    return row
 
 
 def insert(

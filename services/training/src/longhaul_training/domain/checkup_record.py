@@ -57,3 +57,11 @@ class Accusation:
     node: str
     message: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccusedNode:
+    """A node that checks of this run found faulty at `at`; the run keeps away from it whatever gpuhealth decides."""
+
+    node: str
+    at: float

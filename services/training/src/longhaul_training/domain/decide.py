@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from longhaul_training.domain import faults as fault_rules
+from longhaul_training.domain.accused import shunned, still_accused
 from longhaul_training.domain.actions import (
     AccuseNode,
     Act,
@@ -105,9 +106,12 @@ def _cancel(run: Run, world: World) -> Decision:
 
 
 def _adopt(run: Run, world: World) -> Change | None:
-    """Notes which pods exist and which agents have joined, all at once."""
+    """Notes which pods exist, which agents have joined and which accused nodes were taken out, all at once."""
     slots = tuple(_adopted(run, slot, world) for slot in run.control.slots)
-    return amend(run, slots=slots) if slots != run.control.slots else None
+    accused = still_accused(run, world) if run.control.accused else ()
+    if slots == run.control.slots and accused == run.control.accused:
+        return None
+    return amend(run, slots=slots, accused=accused)
 
 
 def _adopted(run: Run, slot: Slot, world: World) -> Slot:
@@ -154,7 +158,8 @@ def _admit(run: Run, world: World) -> Decision:
         return Act()
     nodes = None
     if not world.queue_problem:
-        nodes = place(world.capacity, spec.pods, spec.gpus_per_pod, pool=spec.pool, avoid=control.avoided_nodes)
+        avoided = shunned(run, world).union(control.avoided_nodes)
+        nodes = place(world.capacity, spec.pods, spec.gpus_per_pod, pool=spec.pool, avoid=avoided)
     if nodes is None:
         reason = _waiting_reason(run, world)
         return Act() if run.control.reason == reason else amend(run, reason=reason)

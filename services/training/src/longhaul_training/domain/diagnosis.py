@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from longhaul_training.domain import causes
+from longhaul_training.domain.accused import accuse, acquit
 from longhaul_training.domain.actions import Act, Action, Change, Decision, PrepareEpoch, RunEvent, StartEpoch
 from longhaul_training.domain.checkup_record import Accusation, Checkup, CheckupPurpose, NodeReport
 from longhaul_training.domain.checkups import ENDED, Verdict, judge, merge_checklist, pair_up, second_round
@@ -132,7 +133,7 @@ def _judge(run: Run, world: World, checkup: Checkup, reports: dict[int, tuple[No
 def _replace(run: Run, world: World, checkup: Checkup, verdict: Verdict, guilty: list[int]) -> Decision:
     """Accuses the nodes that failed twice and moves their pods."""
     nodes = {slot.index: slot.node for slot in run.control.slots}
-    accusations, faults = list(run.control.accusations), []
+    accusations, faults = [], []
     for index in guilty:
         text = f"failed two rounds of checks: {verdict.failed[index]}"
         if not verdict.failed[index].startswith(f"{ENDED}:"):
@@ -141,7 +142,7 @@ def _replace(run: Run, world: World, checkup: Checkup, verdict: Verdict, guilty:
         faults.append(
             Fault(causes.NODE_FAULTY, f"{nodes[index]} {text}", RecoveryAction.NODE, world.now, index, nodes[index])
         )
-    control = replace(run.control, accusations=tuple(accusations), diagnosed_epoch=run.control.epoch)
+    control = replace(accuse(run.control, world.now, accusations), diagnosed_epoch=run.control.epoch)
     accused = replace(run, control=control)
     change = recover(accused, world, tuple(faults))
     if checkup.purpose is CheckupPurpose.PREFLIGHT and not change.control.state.terminal:
@@ -153,13 +154,18 @@ def _replace(run: Run, world: World, checkup: Checkup, verdict: Verdict, guilty:
 def _clear(run: Run, world: World, checkup: Checkup) -> Decision:
     """No node is to blame: the run goes on."""
     control: Control = run.control
-    epoch = control.epoch + 1
+    changes = {
+        "epoch": control.epoch + 1,
+        "epoch_since": world.now,
+        "checkup": None,
+        "diagnosed_epoch": control.epoch,
+        "accused": acquit(control.accused, (slot.node for slot in run.members)),
+    }
     if checkup.purpose is CheckupPurpose.PREFLIGHT:
         reason = Reason("PREFLIGHT_PASSED", f"{len(run.members)} node(s) passed {len(control.checklist)} checks")
-        changes = {"epoch": epoch, "epoch_since": world.now, "checkup": None, "diagnosed_epoch": control.epoch}
         return move(run, world, RunState.RENDEZVOUS, reason, **changes)
     event = RunEvent("DIAGNOSIS_CLEAR", "DIAGNOSIS", f"no node is to blame for: {checkup.why}")
-    return amend(run, event, epoch=epoch, epoch_since=world.now, checkup=None, diagnosed_epoch=control.epoch)
+    return amend(run, event, **changes)
 
 
 def _reports_of(run: Run, slot: Slot, world: World) -> tuple[NodeReport, ...]:

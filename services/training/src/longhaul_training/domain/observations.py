@@ -172,6 +172,7 @@ class Limits:
     slow_act_share: float = 0.20
     straggler_score: float = 0.7
     straggler_seconds: float = 60.0
+    accused: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)

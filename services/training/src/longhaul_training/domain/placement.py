@@ -69,6 +69,13 @@ class Capacity:
         """Capacity of which the spare demands of the run `others_than` are its own to use."""
         return replace(self, spares=tuple(s for s in self.spares if s.owner != others_than))
 
+    def excluding(self, nodes: frozenset[str]) -> Capacity:
+        """Capacity of which `nodes` may not be used; what is free on them still counts for the spares of others."""
+        if not nodes:
+            return self
+        allowed = frozenset(self.free) if self.allowed is None else self.allowed
+        return replace(self, allowed=allowed - nodes)
+
     def in_group_of(self, nodes: Iterable[str]) -> Capacity:
         """Capacity in the groups that `nodes` are in already; with no such node, or no groups, all of it."""
         if self.groups is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from longhaul_training.domain import causes
+from longhaul_training.domain.accused import accuse, shunned
 from longhaul_training.domain.actions import (
     Act,
     Action,
@@ -74,7 +75,7 @@ def _place_missing(run: Run, world: World) -> Decision:
         len(missing),
         run.spec.gpus_per_pod,
         pool=run.spec.pool,
-        avoid=control.avoided_nodes,
+        avoid=shunned(run, world).union(control.avoided_nodes),
     )
     if nodes is None:
         fewer = _shrink(run, world)
@@ -120,12 +121,12 @@ def _refuse(run: Run, world: World, agents: list[tuple[Slot, AgentView]]) -> Dec
     unfit = [(slot, agent) for slot, agent in agents if agent.problems]
     if not unfit:
         return None
-    accusations, faults = list(run.control.accusations), []
+    accusations, faults = [], []
     for slot, agent in unfit:
         text = f"preflight on {slot.node}: {'; '.join(agent.problems)}"
         accusations.append(Accusation(slot.node, text, f"{run.id}-{run.control.epoch}-{slot.node}"))
         faults.append(Fault(causes.PREFLIGHT_FAILED, text, RecoveryAction.NODE, world.now, slot.index, slot.node))
-    control = replace(run.control, accusations=tuple(accusations), checklist=_with_checks(run, agents))
+    control = replace(accuse(run.control, world.now, accusations), checklist=_with_checks(run, agents))
     return recover(replace(run, control=control), world, tuple(faults))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from longhaul_training.domain.accused import shunned
 from longhaul_training.domain.actions import Change, RunEvent
 from longhaul_training.domain.faults import slot_fault
 from longhaul_training.domain.observations import World
@@ -30,7 +31,8 @@ def tend_spares(run: Run, world: World) -> Change | None:
 
 
 def _place_one(run: Run, world: World) -> Change | None:
-    capacity = world.capacity.keeping_spares_of(run.name)
+    # A spare on a node that is known to be bad would be none.
+    capacity = world.capacity.keeping_spares_of(run.name).excluding(shunned(run, world))
     if capacity.total_free < run.spec.gpus_per_pod:
         return None
     nodes = place(capacity, 1, run.spec.gpus_per_pod, pool=run.spec.pool)
@@ -49,5 +51,5 @@ def _put(run: Run, changed: Sequence[Slot], *events: RunEvent) -> Change:
 
 def _is_lost(run: Run, slot: Slot, world: World) -> bool:
     node, agent = world.nodes.get(slot.node), world.agents.get(run.pod_name(slot))
-    leaving = node is not None and node.drain is not None
+    leaving = (node is not None and node.drain is not None) or slot.node in shunned(run, world)
     return leaving or (agent is not None and bool(agent.problems)) or slot_fault(run, slot, world) is not None

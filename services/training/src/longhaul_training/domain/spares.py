@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from longhaul_training.domain.accused import shunned
 from longhaul_training.domain.actions import CreatePod
 from longhaul_training.domain.observations import PodPhase, World
 from longhaul_training.domain.states import Run, Slot
@@ -62,6 +63,7 @@ def _is_ready(run: Run, slot: Slot, world: World) -> bool:
         and node.ready
         and node.schedulable
         and node.drain is None
+        and slot.node not in shunned(run, world)
         and agent is not None
         and agent.connected
         and not agent.problems

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from longhaul_training.domain.checkup_record import Accusation, Checkup, Finding
+from longhaul_training.domain.checkup_record import Accusation, AccusedNode, Checkup, Finding
 
 
 class RunState(StrEnum):
@@ -246,6 +246,7 @@ class Control:
     preflight_again: bool = False
     checklist: tuple[Finding, ...] = ()
     accusations: tuple[Accusation, ...] = ()
+    accused: tuple[AccusedNode, ...] = ()
     diagnosed_at: float = 0.0
     diagnosed_epoch: int = 0
     noticed: tuple[str, ...] = ()

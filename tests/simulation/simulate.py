@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from longhaul_core.collector import spare_collector
 from scenario import EXPECTED, Outcome, run_seed
 
 SEEDS_A_CHUNK = 4
@@ -35,7 +36,7 @@ def run_seeds(seeds: Iterable[int], workers: int = 0, every: int = 0) -> tuple[l
     problems: list[str] = []
     seen = Seen()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count() or 1, mp_context=context, initializer=spare_collector) as pool:
         outcomes: Iterable[Outcome] = pool.map(run_seed, seeds, chunksize=SEEDS_A_CHUNK)
         for number, outcome in enumerate(outcomes, 1):
             seen.update(outcome.seen)

@@ -754,10 +754,9 @@ class Simulation:
             self.cancelled.add(run)
 
     async def calm(self) -> None:
-        """No more faults; everything is whole again and nobody keeps a run paused."""
+        """No more faults; all is whole again but a node that computes wrongly; nobody keeps a run paused."""
         self.quiet = True
         self.drains.clear()
-        self.sick.clear()
         for node in await self.cluster.list_nodes():
             if not node.ready:
                 self.cluster.restart_node(node.name)

@@ -69,6 +69,8 @@ def test_reading_a_missing_object_raises_not_found(store: ObjectStore) -> None:
             assert caught.value.metadata["key"] == key
     with pytest.raises(NotFound):
         store.get_range("no/such", 0, 1)
+    with pytest.raises(NotFound):
+        store.read_into("no/such", 0, memoryview(bytearray(1)))
     assert not store.exists("no/such")
     assert not store.exists("there")
     assert store.exists("there/is")
@@ -84,6 +86,16 @@ def test_get_range_past_the_end_returns_nothing(store: ObjectStore) -> None:
     store.put("k", b"0123456789")
     assert store.get_range("k", 10, 5) == b""
     assert store.get_range("k", 99, 5) == b""
+
+
+@pytest.mark.parametrize(("offset", "length", "expected"), [(0, 3, b"012"), (7, 2, b"78"), (8, 9, b"89"), (12, 3, b"")])
+def test_read_into_fills_the_buffer_and_leaves_the_rest(
+    store: ObjectStore, offset: int, length: int, expected: bytes
+) -> None:
+    store.put("k", b"0123456789")
+    buffer = bytearray(b"." * length)
+    assert store.read_into("k", offset, memoryview(buffer)) == len(expected)
+    assert buffer == expected + b"." * (length - len(expected))
 
 
 def test_open_read_seeks_and_reads(store: ObjectStore) -> None:

@@ -14,10 +14,13 @@ from longhaul_core.errors import DataLoss, FailedPrecondition, InvalidArgument, 
 from longhaul_core.manifests import Manifest, Part, put_part
 from longhaul_core.metric_journal import JournalSpan, journal_prefix
 from longhaul_core.objects import ObjectStore, open_store
+from longhaul_core.objects.filesystem import FilesystemStore
 from longhaul_core.recipe import TrainerConfig
+from longhaul_trainer.checkpoint import part_stream
 from longhaul_trainer.checkpoint.catalogue import Commit, Reservation
 from longhaul_trainer.checkpoint.journal import MetricJournal
-from longhaul_trainer.checkpoint.part_file import PartImage, parse_part
+from longhaul_trainer.checkpoint.part_file import PartImage
+from longhaul_trainer.checkpoint.part_header import header_length, parse_header
 from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
 from longhaul_trainer.checkpoint.receipts import Receipts
@@ -85,7 +88,9 @@ def test_part_is_a_safetensors_file_of_this_ranks_rows() -> None:
     read = load(bytes(image.data))
     assert {name: value.shape for name, value in read.items()} == {s.name: s.local.shape for s in slices}
     assert all(torch.equal(read[s.name], s.local) for s in slices)
-    stored = {entry.name: entry for entry in parse_part("model", bytes(image.data))}
+    data = bytes(image.data)
+    length = header_length("model", data[:8], len(data))
+    stored = {box.name: box for box in parse_header("model", data[8 : 8 + length], len(data))}
     assert stored["wide"].shape == (7, 5)
     assert stored["wide"].offsets == (4, 0)
 
@@ -116,7 +121,80 @@ def test_restore_of_the_same_layout_reads_its_own_part_only(store: ObjectStore) 
     name = part_file_name(MODEL_PART, 1, 3)
     targets = empty_like(slices_of(tensors(), 1, 3))
     read = restore_slices(store, manifest, MODEL_PART, targets, prefer=name)
-    assert read == next(part.size for part in manifest.parts if part.key.endswith(name))
+    assert read == {"store": next(part.size for part in manifest.parts if part.key.endswith(name))}
+
+
+def columns(count: int) -> list[TensorSlice]:
+    """The tensors cut into columns, as tensor parallelism cuts; the odd one of them lies scattered in memory."""
+    wide = tensors()["wide"]
+    held = []
+    for begin in range(0, 5, -(-5 // count)):
+        own = wide[:, begin : begin + -(-5 // count)]
+        local = own.clone() if begin else torch.zeros(7, 9)[:, 2 : 2 + own.shape[1]].copy_(own)
+        held.append(TensorSlice("wide", local, (7, 5), (0, begin)))
+    return held
+
+
+def blocks(first_row: int, first_column: int) -> TensorSlice:
+    own = tensors()["wide"][first_row : first_row + 3, first_column : first_column + 2]
+    return TensorSlice("wide", own.clone(), (7, 5), (first_row, first_column))
+
+
+@pytest.mark.parametrize("block_bytes", [8, 24, 1 << 20])
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_restore_gives_columns_and_boxes_whatever_the_size_of_the_blocks_read(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, before: int, block_bytes: int
+) -> None:
+    monkeypatch.setattr(part_stream, "_BLOCK_BYTES", block_bytes)
+    manifest = save(store, before)
+    for wanted in [*columns(1), *columns(2), *columns(5), blocks(1, 1), blocks(4, 3), blocks(0, 0)]:
+        (target,) = empty_like([wanted])
+        restore_slices(store, manifest, MODEL_PART, [target])
+        assert torch.equal(target.local, wanted.local), (wanted.offsets, wanted.local.shape)
+    for wanted in slices_of(tensors(), 1, 3):
+        (target,) = empty_like([wanted])
+        restore_slices(store, manifest, MODEL_PART, [target])
+        assert torch.equal(target.local, wanted.local), wanted.name
+
+
+def test_restore_of_columns_saved_as_columns_gives_whole_rows(store: ObjectStore) -> None:
+    parts = []
+    for rank, held in enumerate(columns(2)):
+        image = PartImage(part_file_name(MODEL_PART, rank, 2), [held])
+        image.fill()
+        parts.append(put_part(store, f"{PREFIX}/{image.name}", image.data))
+    targets = empty_like(slices_of({"wide": tensors()["wide"]}, 1, 3))
+    restore_slices(store, manifest_of(parts), MODEL_PART, targets)
+    assert torch.equal(targets[0].local, slices_of(tensors(), 1, 3)[0].local)
+
+
+class HurtOnTheWay(FilesystemStore):
+    """One byte of the first block of tensors is another, so many times; the object is whole."""
+
+    times = 0
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        count = super().read_into(key, offset, buffer)
+        if offset > 8 and self.times:
+            self.times -= 1
+            buffer[count - 1] ^= 1
+        return count
+
+
+@pytest.mark.parametrize("hurt", ["once", "always"])
+def test_part_that_was_hurt_on_its_way_is_read_once_more(tmp_path: Path, hurt: str) -> None:
+    store = HurtOnTheWay.open(tmp_path / "objects")
+    manifest = save(store, 1)
+    targets = empty_like(slices_of(tensors(), 0, 1))
+    store.times = 1 if hurt == "once" else 100
+    if hurt == "always":
+        with pytest.raises(DataLoss) as raised:
+            restore_slices(store, manifest, MODEL_PART, targets)
+        assert raised.value.reason == "PART_DIGEST_DIFFERS"
+        return
+    restore_slices(store, manifest, MODEL_PART, targets)
+    assert store.times == 0
+    assert all(torch.equal(t.local, s.local) for t, s in zip(targets, slices_of(tensors(), 0, 1), strict=True))
 
 
 def damage_bit(store: ObjectStore, manifest: Manifest) -> Manifest:
@@ -153,6 +231,29 @@ def damage_header(store: ObjectStore, manifest: Manifest) -> Manifest:
     return manifest_of([manifest.parts[0], put_part(store, manifest.parts[1].key, data)])
 
 
+def damage_edited_header(store: ObjectStore, manifest: Manifest) -> Manifest:
+    """Another tensor's name in the header, the digest that of before."""
+    key = manifest.parts[1].key
+    store.put(key, store.get(key).replace(b"wide", b"vast"))
+    return manifest
+
+
+def damage_absurd_sizes(store: ObjectStore, manifest: Manifest) -> Manifest:
+    """Offsets beyond the file, with a digest that is right."""
+    key = manifest.parts[1].key
+    data = store.get(key)
+    end = data.index(b'"data_offsets":[') + len(b'"data_offsets":[')
+    return manifest_of([manifest.parts[0], put_part(store, key, data[:end] + b"9" + data[end + 1 :])])
+
+
+def damage_whole_shape(store: ObjectStore, manifest: Manifest) -> Manifest:
+    """A box that begins beyond its tensor, with a digest that is right."""
+    key = manifest.parts[1].key
+    data = store.get(key).replace(b'\\"offsets\\": [4, 0]', b'\\"offsets\\": [9, 0]')
+    assert data != store.get(key)
+    return manifest_of([manifest.parts[0], put_part(store, key, data)])
+
+
 def damage_extra(store: ObjectStore, manifest: Manifest) -> Manifest:
     first, second = manifest.parts
     extra = put_part(store, first.key.replace("00000-of", "00000-off"), store.get(first.key))
@@ -169,6 +270,9 @@ def damage_extra(store: ObjectStore, manifest: Manifest) -> Manifest:
         (damage_swapped, "PART_SIZE_DIFFERS"),
         (damage_unlisted, "CHECKPOINT_INCOMPLETE"),
         (damage_header, "PART_MALFORMED"),
+        (damage_edited_header, "PART_DIGEST_DIFFERS"),
+        (damage_absurd_sizes, "PART_MALFORMED"),
+        (damage_whole_shape, "PART_MALFORMED"),
     ],
 )
 def test_restore_of_a_damaged_checkpoint_is_refused(

@@ -83,6 +83,15 @@ class FilesystemStore:
             source.seek(offset)
             return source.read(length)
 
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        """See `ObjectStore.read_into`; the kernel copies straight into the buffer."""
+        path = self._path(key)
+        with os_errors(path, key), path.open("rb", buffering=0) as source:
+            filled = 0
+            while filled < len(buffer) and (count := os.preadv(source.fileno(), [buffer[filled:]], offset + filled)):
+                filled += count
+            return filled
+
     def open_read(self, key: str) -> BufferedReader:
         """See `ObjectStore.open_read`."""
         path = self._path(key)

@@ -51,6 +51,10 @@ class MeasuredStore:
         """Return a part of an object."""
         return self._measured("get", lambda: self._store.get_range(key, offset, length))
 
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer from an object."""
+        return self._measured("get", lambda: self._store.read_into(key, offset, buffer))
+
     def open_read(self, key: str) -> io.BufferedReader:
         """Open an object for reading."""
         return self._measured("open_read", lambda: self._store.open_read(key))

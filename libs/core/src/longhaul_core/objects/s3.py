@@ -21,7 +21,7 @@ from longhaul_core.objects.keys import check_key, check_prefix
 from longhaul_core.objects.location import S3Location
 from longhaul_core.objects.s3_client import connect, put_if_absent
 from longhaul_core.objects.s3_errors import s3_errors, status_and_code
-from longhaul_core.objects.s3_streams import PART_BYTES, PartWriter, RangeReader, describe, read_range
+from longhaul_core.objects.s3_streams import PART_BYTES, PartWriter, RangeReader, describe, read_range, read_range_into
 from longhaul_core.objects.store import ObjectInfo, ObjectWriter
 
 _READ_BUFFER_BYTES = 8 << 20
@@ -103,6 +103,10 @@ class S3Store:
     def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
         return read_range(self._client, self._bucket, self._name(key), offset, length)
+
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        """See `ObjectStore.read_into`; one request."""
+        return read_range_into(self._client, self._bucket, self._name(key), offset, buffer)
 
     def open_read(self, key: str) -> io.BufferedReader:
         """See `ObjectStore.open_read`; raises Aborted (OBJECT_CHANGED) if the object is replaced under it."""

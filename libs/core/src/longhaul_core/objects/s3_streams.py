@@ -1,6 +1,7 @@
 """Reading an S3 object by ranges, and writing one of unknown length in parts."""
 
 import io
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
@@ -21,42 +22,51 @@ _STREAM_BYTES = 1 << 20
 
 
 def read_range(client: Minio, bucket: str, name: str, offset: int, length: int, etag: str = "") -> bytes:
-    """GET a range, empty past the end. With `etag`, raises Aborted where the object was replaced.
+    """GET a range, empty past the end. With `etag`, raises Aborted where the object was replaced."""
+    found = bytearray(max(0, length))
+    count = read_range_into(client, bucket, name, offset, memoryview(found), etag)
+    return bytes(memoryview(found)[:count])
+
+
+def read_range_into(client: Minio, bucket: str, name: str, offset: int, buffer: memoryview, etag: str = "") -> int:
+    """GET a range into memory and return its length; otherwise as `read_range`.
 
     An answer that is cut is read on from where it ended.
     """
-    found = bytearray()
+    filled = 0
     for attempt in range(_READ_ATTEMPTS):
         try:
-            if _read_on(client, bucket, name, offset, length, etag, found):
-                break
+            for count in _blocks(client, bucket, name, offset + filled, buffer[filled:], etag):
+                filled += count
+            break
         except HTTPError as error:
             if attempt == _READ_ATTEMPTS - 1:
                 raise translate(error, name) from error
-    return bytes(found)
+    return filled
 
 
-def _read_on(client: Minio, bucket: str, name: str, offset: int, length: int, etag: str, found: bytearray) -> bool:
-    """Append what `found` lacks of a range. Raises HTTPError where the answer is cut."""
-    if length <= len(found):
-        return True
+def _blocks(client: Minio, bucket: str, name: str, offset: int, buffer: memoryview, etag: str) -> Iterator[int]:
+    """Fill the buffer by one request; yields the size of each block. Raises HTTPError where the answer is cut."""
+    if not len(buffer):
+        return
     headers: DictType = {"If-Match": f'"{etag}"'} if etag else {}
     with s3_errors(name):
         try:
-            response = client.get_object(
-                bucket, name, offset=offset + len(found), length=length - len(found), request_headers=headers
-            )
+            response = client.get_object(bucket, name, offset=offset, length=len(buffer), request_headers=headers)
         except MinioException as error:
             if status_and_code(error)[0] == _RANGE_NOT_SATISFIABLE:
-                return True
+                return
             raise
+    filled = 0
     try:
         for block in response.stream(_STREAM_BYTES, decode_content=False):
-            found += block
+            taken = block[: len(buffer) - filled]
+            buffer[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            yield len(taken)
     finally:
         response.close()
         response.release_conn()
-    return True
 
 
 class RangeReader(io.RawIOBase):
@@ -87,16 +97,14 @@ class RangeReader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
         """Fill the buffer with one request."""
-        data = self._fetch(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        wanted = memoryview(buffer)[: max(0, self._size - self._offset)]
+        count = read_range_into(self._client, self._bucket, self._name, self._offset, wanted, self._etag)
+        self._offset += count
+        return count
 
     def readall(self) -> bytes:
         """Read the rest with one request."""
-        return self._fetch(self._size - self._offset)
-
-    def _fetch(self, length: int) -> bytes:
-        wanted = min(length, self._size - self._offset)
+        wanted = max(0, self._size - self._offset)
         data = read_range(self._client, self._bucket, self._name, self._offset, wanted, self._etag)
         self._offset += len(data)
         return data

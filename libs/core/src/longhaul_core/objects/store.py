@@ -103,6 +103,10 @@ class ObjectStore(Protocol):
         """Return `length` bytes from `offset`, fewer at the end of the object. Raises NotFound."""
         ...
 
+    def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
+        """Fill a buffer of bytes from `offset` on; returns how many came, fewer at the end. Raises NotFound."""
+        ...
+
     def open_read(self, key: str) -> io.BufferedReader:
         """Open for buffered, seekable reading. Raises NotFound."""
         ...

@@ -10,9 +10,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from longhaul_core.digests import hash_bytes
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import Part
+
+from longhaul_trainer.checkpoint.part_source import FilePart
 
 KEPT_CHECKPOINTS = 2
 _SPARE_FACTOR = 2
@@ -22,6 +23,8 @@ _log = get_logger(__name__)
 
 class LocalTier:
     """Parts by digest, in a folder of one checkpoint each."""
+
+    name = "disk"
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -50,17 +53,14 @@ class LocalTier:
                     (place / part.digest).hardlink_to(path)
                 break
 
-    def find(self, part: Part) -> bytes | None:
-        """The part's bytes, verified, or None where they are not here."""
+    def find(self, part: Part) -> FilePart | None:
+        """The part's file, not verified, or None where it is not here."""
+        return next((FilePart(path) for path in self._folder.glob(f"*/{part.digest}")), None)
+
+    def reject(self, part: Part) -> None:
+        """Drops a damaged copy under all its names."""
         for path in self._folder.glob(f"*/{part.digest}"):
-            try:
-                data = path.read_bytes()
-            except OSError:
-                continue
-            if len(data) == part.size and hash_bytes(data) == part.digest:
-                return data
             path.unlink(missing_ok=True)
-        return None
 
     def _drop_old(self) -> None:
         folders = sorted(self._folder.iterdir(), key=lambda path: path.name)

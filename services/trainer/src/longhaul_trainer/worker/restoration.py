@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 
 from longhaul_core.errors import DataLoss, LonghaulError, NotFound
@@ -61,21 +62,32 @@ class Restoration:
         begun = time.monotonic()
         manifest = read_manifest(self._store, self._assignment.resume_manifest_key)
         try:
-            state = self._load(manifest)
+            state, read = self._load(manifest)
         except DataLoss as error:
-            raise self._damaged(error) from error
+            raise self._damaged(error, self._assignment.resume_checkpoint) from error
         self.stored = Stored.of(state.position, manifest.parts)
-        _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step)
+        _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step, **read)
         if self._group.rank == 0:
             data: dict[str, str | float] = {"step": state.step, "seconds": round(time.monotonic() - begun, 3)}
+            data |= {f"bytes_{place}": count for place, count in read.items()}
             self._reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", data)
         return state
 
     def go_back(self, maximum_position: int) -> TrainerState | None:
-        """Restores the newest checkpoint of at most this position on every rank; None where there is none."""
+        """Restores the newest checkpoint of at most this position on every rank; None where there is none.
+
+        Raises:
+            AttemptFailed: it is damaged. Model and optimizer hold parts of it, so that no step can follow.
+        """
         found = self._find_earlier(maximum_position) if self._group.rank == 0 else b""
         key = self._group.gather_documents(found)[0].decode()
-        return self._load(read_manifest(self._store, key)) if key else None
+        if not key:
+            return None
+        manifest = read_manifest(self._store, key)
+        try:
+            return self._load(manifest)[0]
+        except DataLoss as error:
+            raise self._damaged(error, manifest.name) from error
 
     def near_tier(self) -> LocalTier | None:
         """This rank's parts on the machine's own disk."""
@@ -98,21 +110,24 @@ class Restoration:
         except NotFound:
             return b""
 
-    def _load(self, manifest: Manifest) -> TrainerState:
+    def _load(self, manifest: Manifest) -> tuple[TrainerState, Counter[str]]:
+        """The state, and the bytes that this rank read from each place."""
         state = read_trainer_state(self._store, manifest)
-        own, near = rank_suffix(self._group.rank, self._group.size), self.near_tier()
+        own, tier = rank_suffix(self._group.rank, self._group.size), self.near_tier()
+        near = [tier] if tier is not None else []
+        read: Counter[str] = Counter()
         for kind, slices in (
             (MODEL_PART, model_slices(self._model)),
             (OPTIMIZER_PART, optimizer_slices(self._model, self._update)),
         ):
-            restore_slices(self._store, manifest, kind, slices, prefer=own, near=near)
-        return state
+            read += restore_slices(self._store, manifest, kind, slices, prefer=own, near=near)
+        return state, read
 
-    def _damaged(self, error: DataLoss) -> AttemptFailed:
+    def _damaged(self, error: DataLoss, checkpoint: str) -> AttemptFailed:
         """Has the service look at the checkpoint, so that the next attempt takes an intact one."""
         self._reporter.event("CHECKPOINT_DAMAGED", error.reason, str(error), dict(error.metadata))
         try:
-            self.catalogue().report_damage(self._assignment.resume_checkpoint)
+            self.catalogue().report_damage(checkpoint)
         except LonghaulError as unreported:
             _log.warning("damage not reported", error=str(unreported))
         return AttemptFailed(str(error), reason=error.reason, metadata=error.metadata)

@@ -41,15 +41,31 @@ def test_several_processes_migrating_at_once_all_succeed(database_url: str) -> N
     assert len(opened) == 4
 
 
-def test_schema_of_a_newer_program_is_refused(database_url: str) -> None:
-    Database.open(database_url, migrated=True).close()
-    engine = create_engine(parse_database_url(database_url))
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    engine.dispose()
+def test_schema_of_a_newer_program_that_does_not_serve_this_one_is_refused(database_url: str) -> None:
+    make_newer(database_url, serves_from=9999)
     with pytest.raises(FailedPrecondition) as caught:
         Database.open(database_url, migrated=True)
     assert caught.value.reason == "SCHEMA_NEWER"
+
+
+@pytest.mark.parametrize("migrated", [True, False])
+def test_schema_of_a_newer_program_that_only_added_is_used_and_left_as_it_is(database_url: str, migrated: bool) -> None:
+    make_newer(database_url, serves_from=int(migrations.VERSIONS[-1]))
+    database = Database.open(database_url, migrated=migrated)
+    version = database.read_sync(lambda session: session.execute(text("SELECT version_num FROM alembic_version")).all())
+    database.close()
+    assert [tuple(row) for row in version] == [("9999",)]
+
+
+def make_newer(url: str, *, serves_from: int) -> None:
+    """Make the schema that of a later release."""
+    Database.open(url, migrated=True).close()
+    engine = create_engine(parse_database_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        mark = text("UPDATE counters SET value = :oldest WHERE name = 'schema serves from'")
+        assert connection.execute(mark, {"oldest": serves_from}).rowcount == 1
+    engine.dispose()
 
 
 @pytest.mark.needs_program("postgres")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
 from longhaul.common.v1 import resource_pb2
 from longhaul_core.db import ResourceRow
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import ANY_PROJECT, Collection, ResourceName, parse_name, parse_parent
+from longhaul_core.rpc.times import timestamp_of
 
 from longhaul_checkpoint.adapters.collector import Round
 from longhaul_checkpoint.adapters.inspection import Inspection
@@ -64,12 +63,12 @@ def checkpoint_to_proto(row: ResourceRow) -> pb.Checkpoint:
     identity = checkpoint.identity
     message = pb.Checkpoint(
         metadata=resource_pb2.Metadata(
-            name=identity.name,
+            name=f"projects/{row.project}/checkpoints/{row.id}",
             uid=row.uid,
             revision=row.revision,
             fingerprint=row.fingerprint,
-            create_time=_time(row.created_at),
-            update_time=_time(row.updated_at),
+            create_time=timestamp_of(row.created_at),
+            update_time=timestamp_of(row.updated_at),
         ),
         training_run=str(ResourceName(identity.project, Collection.TRAINING_RUNS, identity.run)),
         step=identity.step,
@@ -78,7 +77,10 @@ def checkpoint_to_proto(row: ResourceRow) -> pb.Checkpoint:
         prefix=identity.prefix,
         manifest_key=identity.manifest_key,
         pinned=checkpoint.pinned,
-        leases=[pb.CheckpointLease(holder=holder, expire_time=_time(end)) for holder, end in checkpoint.leases.items()],
+        leases=[
+            pb.CheckpointLease(holder=holder, expire_time=timestamp_of(end))
+            for holder, end in checkpoint.leases.items()
+        ],
     )
     if checkpoint.reason is not None:
         message.reason.CopyFrom(_reason(checkpoint.reason))
@@ -191,8 +193,8 @@ def _add_commitment(message: pb.Checkpoint, commitment: Commitment) -> None:
     message.digest = commitment.digest
     message.size_bytes = commitment.size_bytes
     message.parts = commitment.parts
-    message.commit_time.CopyFrom(_time(commitment.commit_time))
-    message.verify_time.CopyFrom(_time(commitment.verify_time))
+    message.commit_time.CopyFrom(timestamp_of(commitment.commit_time))
+    message.verify_time.CopyFrom(timestamp_of(commitment.verify_time))
     message.tokens = description.tokens
     message.metrics.update(description.metrics)
     message.parent = description.parent
@@ -203,12 +205,6 @@ def _reason(reason: Reason) -> resource_pb2.StateReason:
     return resource_pb2.StateReason(
         code=reason.code, message=reason.message, action=reason.action, metadata=dict(reason.metadata)
     )
-
-
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
 
 
 def _struct(values: dict[str, Any]) -> Struct:

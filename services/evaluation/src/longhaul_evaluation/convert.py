@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from longhaul.common.v1 import resource_pb2
 from longhaul.evaluation.v1 import evaluation_pb2 as pb
 from longhaul_core.db import ResourceRow
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import ANY_PROJECT, Collection, ResourceName, parse_name, parse_parent
+from longhaul_core.rpc.times import timestamp_of
 from longhaul_core.tasks import TaskScore
 
 from longhaul_evaluation.adapters.records import evaluation_of, suite_of
@@ -107,9 +106,9 @@ def evaluation_to_proto(row: ResourceRow) -> pb.Evaluation:
     if evaluation.reason is not None:
         status.reason.CopyFrom(_reason(evaluation.reason))
     if evaluation.start_time is not None:
-        status.start_time.CopyFrom(_time(evaluation.start_time))
+        status.start_time.CopyFrom(timestamp_of(evaluation.start_time))
     if evaluation.end_time is not None:
-        status.end_time.CopyFrom(_time(evaluation.end_time))
+        status.end_time.CopyFrom(timestamp_of(evaluation.end_time))
     spec = evaluation.spec
     return pb.Evaluation(
         metadata=_metadata(row, evaluation.name),
@@ -245,8 +244,8 @@ def _metadata(row: ResourceRow, name: str) -> resource_pb2.Metadata:
         uid=row.uid,
         revision=row.revision,
         fingerprint=row.fingerprint,
-        create_time=_time(row.created_at),
-        update_time=_time(row.updated_at),
+        create_time=timestamp_of(row.created_at),
+        update_time=timestamp_of(row.updated_at),
     )
 
 
@@ -254,9 +253,3 @@ def _reason(reason: Reason) -> resource_pb2.StateReason:
     return resource_pb2.StateReason(
         code=reason.code, message=reason.message, action=reason.action, metadata=dict(reason.metadata)
     )
-
-
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

@@ -9,13 +9,13 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 from longhaul.common.v1 import resource_pb2
 from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
 from longhaul_core.db import EventRow, ResourceRow
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import Collection, ResourceName
 from longhaul_core.recipe import CleaningConfig, ExtractionMode, FilterConfig, SourceConfig, SourceKind
+from longhaul_core.rpc.times import timestamp_of
 from pydantic import ValidationError
 
 from longhaul_ingest.domain.documents import Outcome
@@ -164,7 +164,7 @@ def _status(row: ResourceRow, status: IngestionStatus) -> ingestion_pb2.Ingestio
         message.reason.CopyFrom(_reason(status.reason))
     for text, field in ((status.started_at, message.start_time), (status.ended_at, message.end_time)):
         if text:
-            field.FromDatetime(datetime.fromisoformat(text))
+            field.CopyFrom(timestamp_of(datetime.fromisoformat(text)))
     return message
 
 
@@ -214,7 +214,7 @@ def event_to_proto(event: EventRow) -> resource_pb2.Event:
     return resource_pb2.Event(
         revision=event.revision,
         resource=str(ResourceName(event.project, Collection.INGESTIONS, event.id)),
-        time=_time(event.at),
+        time=timestamp_of(event.at),
         type=event.type,
         cause=event.cause,
         message=event.message,
@@ -234,12 +234,6 @@ def _metadata(row: ResourceRow, collection: Collection) -> resource_pb2.Metadata
         uid=row.uid,
         revision=row.revision,
         fingerprint=row.fingerprint,
-        create_time=_time(row.created_at),
-        update_time=_time(row.updated_at),
+        create_time=timestamp_of(row.created_at),
+        update_time=timestamp_of(row.updated_at),
     )
-
-
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.revisions import next_revision
 from longhaul_core.db.schema import events
 
@@ -31,7 +32,7 @@ class EventRow:
 
 _NAMES = [field.name for field in fields(EventRow)]
 _COLUMNS = [events.c[name] for name in _NAMES]
-_INSERT = insert(events)
+_INSERT = Prepared(insert(events))
 
 
 def append(
@@ -48,7 +49,7 @@ def append(
 ) -> EventRow:
     """Append an event in the transaction that makes it true."""
     row = EventRow(next_revision(session), kind, project, id, now, type, cause, message, dict(data or {}))
-    session.execute(_INSERT, {name: getattr(row, name) for name in _NAMES})
+    _INSERT.rows(session, {name: getattr(row, name) for name in _NAMES})
     return row
 
 

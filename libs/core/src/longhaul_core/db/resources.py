@@ -257,7 +257,7 @@ def _write(session: Session, row: ResourceRow, expected_revision: int | None, va
         "of_uid": row.uid,
         "of_revision": expected,
     }
-    written = session.execute(change_of(frozenset(values)), {**place, **values, "revision": revision}).one_or_none()
+    written = change_of(frozenset(values)).first(session, {**place, **values, "revision": revision})
     if written is None:
         raise Aborted(
             f"{row.kind} {row.id!r} changed since revision {expected}",

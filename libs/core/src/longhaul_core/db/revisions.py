@@ -11,32 +11,31 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from longhaul_core.db.dialects import is_sqlite
+from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.schema import counters
 
 REVISION_COUNTER = "revision"
 _TAKEN = "longhaul_revision"
 
 _COUNTER = counters.c.name == REVISION_COUNTER
-_TAKE = update(counters).where(_COUNTER).values(value=counters.c.value + 1).returning(counters.c.value)
-_TAKE_MANY = (
+_TAKE = Prepared(
     update(counters).where(_COUNTER).values(value=counters.c.value + bindparam("taken")).returning(counters.c.value)
 )
-_READ = select(counters.c.value).where(_COUNTER)
-_LOCK = _READ.with_for_update()
+_SELECT = select(counters.c.value).where(_COUNTER)
+_READ = Prepared(_SELECT)
+_LOCK = _SELECT.with_for_update()
 
 
 def next_revision(session: Session) -> int:
     """Take the next revision and hold the counter until the transaction ends."""
-    value = int(session.execute(_TAKE).scalar_one())
-    session.info[_TAKEN] = value
-    return value
+    return take_revisions(session, 1).start
 
 
 def take_revisions(session: Session, count: int) -> range:
     """Take the next `count` revisions in one step."""
     if count == 0:
         return range(0)
-    last = int(session.execute(_TAKE_MANY, {"taken": count}).scalar_one())
+    [[last]] = _TAKE.rows(session, {"taken": count})
     session.info[_TAKEN] = last
     return range(last - count + 1, last + 1)
 
@@ -49,7 +48,8 @@ def lock_revisions(session: Session) -> None:
 
 def current_revision(session: Session) -> int:
     """Return the last revision that is committed, or that this transaction took."""
-    return int(session.execute(_READ).scalar_one())
+    [[value]] = _READ.rows(session, {})
+    return int(value)
 
 
 def taken_revision(session: Session) -> int | None:

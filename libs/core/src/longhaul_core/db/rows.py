@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Update, and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
+from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.schema import resources
 from longhaul_core.ids import ANY_PROJECT
 
@@ -45,20 +46,19 @@ class Page:
 
 _NAMES = [field.name for field in fields(ResourceRow)]
 COLUMNS = [resources.c[name] for name in _NAMES]
-_INSERT = insert(resources)
+_INSERT = Prepared(insert(resources))
 _IN_PROJECT = and_(resources.c.kind == bindparam("of_kind"), resources.c.project == bindparam("of_project"))
-_BY_ID = select(*COLUMNS).where(_IN_PROJECT, resources.c.id == bindparam("of_id"))
-_BY_REQUEST = select(*COLUMNS).where(
-    _IN_PROJECT, resources.c.request_id == bindparam("of_request"), ~resources.c.deleted
+_BY_ID = Prepared(select(*COLUMNS).where(_IN_PROJECT, resources.c.id == bindparam("of_id")))
+_BY_REQUEST = Prepared(
+    select(*COLUMNS).where(_IN_PROJECT, resources.c.request_id == bindparam("of_request"), ~resources.c.deleted)
 )
-"""Statements of the paths that every call takes are built once; building one costs as much as running it."""
 
 
 @lru_cache(maxsize=64)
-def change_of(names: frozenset[str]) -> Update:
+def change_of(names: frozenset[str]) -> Prepared:
     """The statement that sets these columns and the revision of a row, where it is still as it was read."""
     still = and_(resources.c.uid == bindparam("of_uid"), resources.c.revision == bindparam("of_revision"))
-    return (
+    return Prepared(
         update(resources)
         .where(_IN_PROJECT, resources.c.id == bindparam("of_id"), still)
         .values({name: bindparam(name) for name in sorted({*names, "revision"})})
@@ -68,19 +68,19 @@ def change_of(names: frozenset[str]) -> Update:
 
 def find_any(session: Session, kind: str, project: str, id: str) -> ResourceRow | None:
     """Return the row of an id, also where it only marks a deleted resource."""
-    found = session.execute(_BY_ID, {"of_kind": kind, "of_project": project, "of_id": id}).one_or_none()
+    found = _BY_ID.first(session, {"of_kind": kind, "of_project": project, "of_id": id})
     return row_of(found) if found else None
 
 
 def find_by_request(session: Session, kind: str, project: str, request_id: str) -> ResourceRow | None:
     """Return the resource that a request made."""
-    found = session.execute(_BY_REQUEST, {"of_kind": kind, "of_project": project, "of_request": request_id}).first()
+    found = _BY_REQUEST.first(session, {"of_kind": kind, "of_project": project, "of_request": request_id})
     return row_of(found) if found else None
 
 
 def insert_row(session: Session, row: ResourceRow) -> None:
     """Write a new row."""
-    session.execute(_INSERT, {name: getattr(row, name) for name in _NAMES})
+    _INSERT.rows(session, {name: getattr(row, name) for name in _NAMES})
 
 
 def select_rows() -> Select[Any]:
@@ -103,6 +103,6 @@ def key(kind: str, project: str, id: str) -> ColumnElement[bool]:
     return and_(resources.c.kind == kind, resources.c.project == project, resources.c.id == id)
 
 
-def row_of(found: Row[Any]) -> ResourceRow:
-    """Return a row that was found."""
-    return ResourceRow(**found._mapping)
+def row_of(found: Sequence[Any]) -> ResourceRow:
+    """Return a row that was found, whose columns are those of `COLUMNS`."""
+    return ResourceRow(*found)

@@ -87,7 +87,7 @@ resources = Table(
     Column("deleted", Boolean, nullable=False),
     Index("resources_by_revision", "kind", "revision"),
     Index("resources_by_creation", "kind", "project", "created_at", "id"),
-    Index("resources_by_state", "kind", "state"),
+    Index("resources_by_state", "kind", "state", "project", "id"),
     Index("resources_by_request", "kind", "project", "request_id"),
 )
 

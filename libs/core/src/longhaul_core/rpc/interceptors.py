@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
@@ -42,19 +43,21 @@ class TelemetryInterceptor:
     def __init__(self, metrics: RpcMetrics) -> None:
         self._metrics = metrics
         self._series: dict[Method, _Series] = {}
+        self._logged = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
     def around(self, method: Method, context: ServicerContext) -> _Telemetry:
         """Observe the call, however it ends."""
         series = self._series.get(method)
         if series is None:
-            series = self._series[method] = _Series(self._metrics, method)
+            series = self._series[method] = _Series(self._metrics, method, self._logged)
         return _Telemetry(series, context)
 
 
 class _Series:
     """The metrics of one method; looking them up by label costs as much as counting."""
 
-    def __init__(self, metrics: RpcMetrics, method: Method) -> None:
+    def __init__(self, metrics: RpcMetrics, method: Method, logged: bool) -> None:
+        self.logged = logged
         labels = (method.service_name, method.name)
         self.method = method
         self.open_streams = metrics.open_streams.labels(*labels) if method.streaming else None
@@ -95,7 +98,8 @@ class _Telemetry(AbstractAsyncContextManager[None]):
             series.open_streams.dec()
         if series.seconds is not None:
             series.seconds.observe(seconds)
-        log.debug("call ended", method=series.method.path, code=code, seconds=seconds)
+        if series.logged:  # a line that is then dropped costs as much as the metrics
+            log.debug("call ended", method=series.method.path, code=code, seconds=seconds)
 
 
 class ErrorInterceptor:

@@ -26,6 +26,8 @@ LIVE = "live"
 """Name under which health says that the process is alive, ready or not: for startup and liveness probes."""
 
 RETRY_SECONDS = 2.0
+_GRACE_SECONDS = 1.0
+"""For probes in progress when the service itself takes over."""
 _REPAIRABLE = frozenset({ErrorCode.FAILED_PRECONDITION, ErrorCode.PERMISSION_DENIED, ErrorCode.UNAUTHENTICATED})
 """What the owner of a server can mend while we wait: a schema not migrated yet, a bucket or right that is missing."""
 
@@ -112,4 +114,4 @@ async def _waiting_room(settings: ServiceSettings, port: Port) -> AsyncIterator[
     try:
         yield methods
     finally:
-        await asyncio.gather(*(each.stop(None) for each in servers))
+        await asyncio.gather(*(each.stop(_GRACE_SECONDS) for each in servers))

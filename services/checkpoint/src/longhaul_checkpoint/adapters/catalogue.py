@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from longhaul_core.db import events, resources
 from longhaul_core.db.resources import Page, ResourceRow
 from longhaul_core.db.revisions import current_revision
+from longhaul_core.db.rows import COLUMNS, row_of
 from longhaul_core.db.schema import resources as table
 from longhaul_core.ids import ANY_PROJECT, fingerprint
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
@@ -30,8 +31,6 @@ from longhaul_checkpoint.domain.lineage import RunHead
 from longhaul_checkpoint.domain.naming import split_resource_id
 from longhaul_checkpoint.domain.retention import RetentionPolicy
 from longhaul_checkpoint.domain.sharing import Holdings, holdings
-
-_COLUMNS = [table.c[field.name] for field in fields(ResourceRow)]
 
 
 def run_row(session: Session, project: str, run: str, now: datetime, *, for_update: bool = False) -> ResourceRow:
@@ -63,13 +62,20 @@ def all_runs(session: Session) -> tuple[int, list[tuple[str, str]]]:
 
 
 def runs_changed(session: Session, after_revision: int) -> tuple[int, list[tuple[str, str]]]:
-    """Return the newest revision, and project and id of each run that changed since one, or whose checkpoints did."""
-    statement = select(table.c.kind, table.c.project, table.c.id).where(
-        table.c.kind.in_([CHECKPOINT_KIND, RUN_KIND]), table.c.revision > after_revision
+    """Return the newest revision, and project and id of each run whose retention may decide otherwise since one.
+
+    That a checkpoint was begun, or the first epoch registered, changes nothing yet.
+    """
+    changed = table.c.revision > after_revision
+    checkpoints = select(table.c.project, table.c.id).where(
+        table.c.kind == CHECKPOINT_KIND, table.c.state != State.BEGUN, changed
     )
-    found = session.execute(statement).all()
-    runs = {(row.project, row.id if row.kind == RUN_KIND else split_resource_id(row.id)[0]) for row in found}
-    return current_revision(session), sorted(runs)
+    runs = select(*COLUMNS).where(table.c.kind == RUN_KIND, changed)
+    found = {(row.project, split_resource_id(row.id)[0]) for row in session.execute(checkpoints)}
+    for row in map(row_of, session.execute(runs)):
+        if head_of(row).checkpoint or policy_of(row) != RetentionPolicy():
+            found.add((row.project, row.id))
+    return current_revision(session), sorted(found)
 
 
 def save_run(
@@ -139,7 +145,7 @@ def set_state(session: Session, row: ResourceRow, state: State, *, cause: str, n
 def of_run(session: Session, project: str, run: str, states: Collection[State]) -> list[ResourceRow]:
     """Return the checkpoints of a run in some states, lowest step first."""
     found = session.execute(_of_run(project, run, states).order_by(table.c.id))
-    return [ResourceRow(**row._mapping) for row in found]
+    return [row_of(row) for row in found]
 
 
 def held(session: Session, project: str, run: str) -> Holdings:
@@ -152,14 +158,17 @@ def in_states(
 ) -> list[ResourceRow]:
     """Return the checkpoints in some rare states: of one run, or of all projects.
 
-    The statement names nothing but kind and state, so that the index of states is used: a range over the ids of a run
-    reads every checkpoint that it ever had (40 ms for 100,000).
+    One state at a time, so that the index of states leads to the few that are there: a range over the ids of a run
+    alone reads every checkpoint that it ever had (40 ms for 100,000).
     """
-    statement = select(*_COLUMNS).where(
-        table.c.kind == CHECKPOINT_KIND, table.c.state.in_(sorted(states)), ~table.c.deleted
-    )
-    rows = [ResourceRow(**row._mapping) for row in session.execute(statement)]
-    return [row for row in rows if not run or (row.project, row.spec["run"]) == (project, run)]
+    if run:
+        found = [row for state in sorted(states) for row in session.execute(_of_run(project, run, {state}))]
+    else:
+        statement = select(*COLUMNS).where(
+            table.c.kind == CHECKPOINT_KIND, table.c.state.in_(sorted(states)), ~table.c.deleted
+        )
+        found = list(session.execute(statement))
+    return [row_of(row) for row in found]
 
 
 def next_on_line(session: Session, project: str, start: str, maximum_step: int) -> ResourceRow | None:
@@ -189,7 +198,7 @@ def page(session: Session, project: str, run: str, *, page_size: int, page_token
     if position is not None:
         statement = statement.where(table.c.id < position[0])
     revision = current_revision(session)
-    rows = [ResourceRow(**row._mapping) for row in session.execute(statement)]
+    rows = [row_of(row) for row in session.execute(statement)]
     shown = tuple(rows[:page_size])
     token = encode_page_token([shown[-1].id], query) if len(rows) > page_size else ""
     return Page(shown, token, revision)
@@ -208,7 +217,7 @@ def committed_page(session: Session, *, page_size: int, page_token: str) -> Page
 
 
 def _of_run(project: str, run: str, states: Collection[State]) -> Select[Any]:
-    return select(*_COLUMNS).where(
+    return select(*COLUMNS).where(
         table.c.kind == CHECKPOINT_KIND,
         table.c.project == project,
         table.c.id.between(f"{run}-step-00000000", f"{run}-step-99999999-e999999"),

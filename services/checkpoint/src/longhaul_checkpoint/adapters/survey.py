@@ -84,11 +84,11 @@ class Survey:
 
     def _take(self, row: ResourceRow) -> None:
         self._revision = row.revision
-        checkpoint = checkpoint_of(row)
-        commitment = checkpoint.commitment
-        if row.deleted or commitment is None or checkpoint.state not in VISIBLE_STATES:
+        if row.deleted or row.state not in VISIBLE_STATES:
             self._kept.pop(row.uid, None)
             return
+        checkpoint = checkpoint_of(row)
+        commitment = checkpoint.committed
         identity = checkpoint.identity
         self._kept[row.uid] = Kept(
             run=(identity.project, identity.run),

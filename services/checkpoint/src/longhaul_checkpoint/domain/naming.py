@@ -24,14 +24,14 @@ def step_id(step: int, epoch: int) -> str:
     Raises:
         InvalidArgument: a step or epoch that does not fit the fixed width which makes ids sort by step.
     """
+    if 0 <= step <= MAXIMUM_STEP and 0 < epoch <= MAXIMUM_EPOCH:
+        return f"step-{step:08d}-e{epoch}"
     violations = []
     if not 0 <= step <= MAXIMUM_STEP:
         violations.append(("step", f"{step} is not between 0 and {MAXIMUM_STEP}"))
     if not 0 < epoch <= MAXIMUM_EPOCH:
         violations.append(("epoch", f"{epoch} is not between 1 and {MAXIMUM_EPOCH}"))
-    if violations:
-        raise InvalidArgument("the checkpoint has no valid name", reason="CHECKPOINT_NAME", violations=violations)
-    return f"step-{step:08d}-e{epoch}"
+    raise InvalidArgument("the checkpoint has no valid name", reason="CHECKPOINT_NAME", violations=violations)
 
 
 def resource_id(run: str, step: int, epoch: int) -> str:

@@ -11,6 +11,7 @@ from longhaul.common.v1 import resource_pb2
 from longhaul.corpus.v1 import corpus_build_pb2, token_set_pb2, tokenizer_pb2
 from longhaul_core.db import EventRow, ResourceRow
 from longhaul_core.ids import Collection, ResourceName
+from longhaul_core.rpc.times import timestamp_of
 
 from longhaul_corpus.adapters.records import BUILD, TOKEN_SET, TOKENIZER, load_spec, load_training
 from longhaul_corpus.convert.specs import build_spec_to_proto, training_to_proto
@@ -134,7 +135,7 @@ def event_to_proto(event: EventRow, name: str) -> resource_pb2.Event:
     return resource_pb2.Event(
         revision=event.revision,
         resource=name,
-        time=_timestamp(event.at),
+        time=timestamp_of(event.at),
         type=event.type,
         cause=event.cause,
         message=event.message,
@@ -148,8 +149,8 @@ def _metadata(row: ResourceRow) -> resource_pb2.Metadata:
         uid=row.uid,
         revision=row.revision,
         fingerprint=row.fingerprint,
-        create_time=_timestamp(row.created_at),
-        update_time=_timestamp(row.updated_at),
+        create_time=timestamp_of(row.created_at),
+        update_time=timestamp_of(row.updated_at),
     )
 
 
@@ -199,10 +200,4 @@ def _phase(phase: Phase, known: Mapping[str, Any]) -> corpus_build_pb2.BuildPhas
 
 
 def _time(text: str | None) -> Timestamp | None:
-    return _timestamp(datetime.fromisoformat(text)) if text else None
-
-
-def _timestamp(moment: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(moment)
-    return timestamp
+    return timestamp_of(datetime.fromisoformat(text)) if text else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from datetime import datetime
 
 from longhaul_core.db import Page, ResourceRow, events, resources
 from longhaul_core.db.revisions import current_revision
+from longhaul_core.db.rows import COLUMNS, row_of
 from longhaul_core.db.schema import resources as table
 from longhaul_core.ids import fingerprint
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
@@ -26,8 +26,6 @@ from longhaul_evaluation.adapters.records import (
 )
 from longhaul_evaluation.domain.evaluation import ACTIVE_STATES, Evaluation, State
 from longhaul_evaluation.domain.suite import Suite
-
-_COLUMNS = [table.c[field.name] for field in fields(ResourceRow)]
 
 
 def create_evaluation(
@@ -173,7 +171,7 @@ def suite_page(session: Session, project: str, *, page_size: int, page_token: st
 
 def _evaluations(session: Session, project: str, field: str, value: str) -> list[ResourceRow]:
     statement = (
-        select(*_COLUMNS)
+        select(*COLUMNS)
         .where(
             table.c.kind == EVALUATION_KIND,
             table.c.project == project,
@@ -182,7 +180,7 @@ def _evaluations(session: Session, project: str, field: str, value: str) -> list
         )
         .order_by(table.c.created_at, table.c.uid)
     )
-    return [ResourceRow(**row._mapping) for row in session.execute(statement)]
+    return [row_of(row) for row in session.execute(statement)]
 
 
 def _append(session: Session, row: ResourceRow, cause: str, before: str, now: datetime) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from longhaul.gpuhealth.v1 import node_health_pb2 as pb
+from longhaul_core.rpc.times import timestamp_of
 
 from longhaul_gpuhealth.domain.model import HealthState, Remedy
 
@@ -25,6 +26,4 @@ def state_value(state: HealthState) -> Any:
 
 def stamp(seconds: float) -> Timestamp:
     """Seconds since the epoch as a message."""
-    message = Timestamp()
-    message.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return message
+    return timestamp_of(datetime.fromtimestamp(seconds, UTC))

@@ -12,15 +12,14 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from longhaul.common.v1 import resource_pb2
 from longhaul_core.db import EventRow, ResourceRow
+from longhaul_core.rpc.times import timestamp_of
 
 from longhaul_training.domain.states import Reason
 
 
 def timestamp(seconds: float) -> Timestamp:
     """Unix seconds as a Timestamp."""
-    stamp = Timestamp()
-    stamp.FromDatetime(datetime.fromtimestamp(seconds, UTC))
-    return stamp
+    return timestamp_of(datetime.fromtimestamp(seconds, UTC))
 
 
 def seconds_of(stamp: Timestamp) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from longhaul_client import Client
 
-COMMAND_TIMEOUT_SECONDS = 110
+COMMAND_TIMEOUT_SECONDS = 220
 
 
 def _as_a_user() -> list[str]:

@@ -34,7 +34,8 @@ asyncio.run(main())
 
 def workers() -> list[int]:
     """The workers of this process, which has other children too."""
-    return [child.pid for child in psutil.Process().children() if "longhaul_core.engine.worker" in child.cmdline()]
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in children if "longhaul_core.engine.worker" in child.cmdline()]
 
 
 def wait_until_gone(pid: int) -> None:

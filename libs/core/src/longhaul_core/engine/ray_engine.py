@@ -21,6 +21,8 @@ from longhaul_core.errors import Cancelled, DeadlineExceeded, InvalidArgument, R
 
 _CANCEL_SECONDS = 10.0
 _START_ATTEMPTS = 5
+_LOCAL_START_SECONDS = "120"
+"""For Ray's first process to come up on this machine; the 30 s that Ray gives it are too few where others work too."""
 _TASK_OPTIONS: dict[str, Any] = {
     "num_returns": "streaming",
     "max_retries": 0,
@@ -208,7 +210,10 @@ def _detail(error: RayError) -> str:
 
 def _start(address: str | None, local: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options = {"include_dashboard": False, **local} if address is None else {}
+    options = {}
+    if address is None:
+        options = {"include_dashboard": False, **local}
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _LOCAL_START_SECONDS)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # of a cluster that does not come up in time, Ray raises just this

@@ -66,7 +66,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder)
+        target = Path(folder) / "src"  # the temporary folder itself is closed to others
+        target.mkdir()
         generate(target)
         if check:
             changed = differences(target, GENERATED)

@@ -6,6 +6,7 @@ import base64
 import http.server
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -42,10 +43,13 @@ PLURALS = {
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
     "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
     "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices"),
+    "ReplicaSet": ("/apis/apps/v1", "replicasets"),
+    "PersistentVolume": ("/api/v1", "persistentvolumes"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
     "HorizontalPodAutoscaler": ("/apis/autoscaling/v2", "horizontalpodautoscalers"),
 }
-CLUSTER_WIDE = ("Node", "Namespace", "ClusterRole", "ClusterRoleBinding")
+CLUSTER_WIDE = ("Node", "Namespace", "PersistentVolume", "ClusterRole", "ClusterRoleBinding")
 
 
 class Refused(Exception):  # noqa: N818
@@ -86,6 +90,15 @@ class Caller:
         except urllib.error.HTTPError as error:
             raise Refused(error.code, error.read().decode(errors="replace")) from error
         return json.loads(text) if text[:1] == b"{" else {}
+
+    def authority(self) -> bytes:
+        """The certificates that the server shows, as PEM: its own and those that it was issued by."""
+        place = self.server.removeprefix("https://").rstrip("/")
+        shown = subprocess.run(
+            ["openssl", "s_client", "-connect", place, "-showcerts"], input=b"", capture_output=True, check=True
+        )
+        found = re.findall(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", shown.stdout, re.DOTALL)
+        return b"".join(found)
 
     def status(self, method: str, path: str, body: Document | None = None) -> int:
         """The HTTP status of a request, refused or not."""

@@ -115,7 +115,7 @@ class Production:
         for replica in self.replicas:
             with grpc.insecure_channel(replica.address) as channel:
                 grpc.channel_ready_future(channel).result(timeout=START_SECONDS)
-        self.client = Client(Connection(targets))
+        self.client = Client(Connection(targets, data_dir=folder))  # of this machine: sources are read where they lie
 
     def of(self, service: str) -> list[Replica]:
         """The replicas of a service."""

@@ -19,7 +19,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2
 from longhaul.corpus.v1 import corpus_build_pb2, token_set_pb2, tokenizer_pb2
 from longhaul.evaluation.v1 import evaluation_pb2
 from longhaul.gpuhealth.v1 import node_health_pb2
-from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
+from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2, upload_pb2
 from longhaul.training.v1 import agent_pb2, experiment_pb2, plan_pb2, project_pb2, task_pb2, training_run_pb2
 from longhaul_core.clock import ManualClock
 from longhaul_core.rpc.access import Role, access_of
@@ -36,6 +36,7 @@ FILES: tuple[FileDescriptor, ...] = tuple(
     for module in (
         ingestion_pb2,
         dataset_pb2,
+        upload_pb2,
         corpus_build_pb2,
         token_set_pb2,
         tokenizer_pb2,

@@ -17,6 +17,7 @@ from longhaul_core.errors import AlreadyExists, InvalidArgument
 from longhaul_client import convert
 from longhaul_client.recipes import Recipe
 from longhaul_client.sdk import Client, call
+from longhaul_client.uploads import Report, ignore_report, with_uploaded_sources
 
 ResponseT = TypeVar("ResponseT")
 
@@ -41,17 +42,22 @@ class Pipeline:
         return f"projects/{self.project}"
 
 
-def submit(client: Client, recipe: Recipe, *, new_name: str = "") -> Pipeline:
+def submit(client: Client, recipe: Recipe, *, new_name: str = "", report: Report = ignore_report) -> Pipeline:
     """Create all resources of a recipe, or attach to those that exist with the same specification.
+
+    Sources that lie on this machine are uploaded first, unless the services run here too.
 
     Args:
         client: The services to submit to.
         recipe: What to do.
         new_name: Names what differs from an earlier submission of the recipe's name; the rest is shared with it.
+        report: Told how far the upload of each source is.
 
     Raises:
         AlreadyExists: SPEC_DIFFERS, when the name stands for something else and no new name is given.
     """
+    if client.connection.data_dir is None:
+        recipe = with_uploaded_sources(client, recipe, report)
     submission = _Submission(client, recipe, new_name)
     ingestion = submission.create_ingestion()
     dataset = f"{submission.parent}/datasets/{_id(ingestion)}"

@@ -10,7 +10,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2_grpc
 from longhaul.corpus.v1 import corpus_build_pb2_grpc, token_set_pb2_grpc, tokenizer_pb2_grpc
 from longhaul.evaluation.v1 import evaluation_pb2_grpc
 from longhaul.gpuhealth.v1 import node_health_pb2_grpc
-from longhaul.ingest.v1 import dataset_pb2_grpc, ingestion_pb2_grpc
+from longhaul.ingest.v1 import dataset_pb2_grpc, ingestion_pb2_grpc, upload_pb2_grpc
 from longhaul.training.v1 import (
     experiment_pb2_grpc,
     plan_pb2,
@@ -47,6 +47,7 @@ class Client:
         ingest, corpus, training = (self._channels[name] for name in ("ingest", "corpus", "training"))
         self.ingestions = ingestion_pb2_grpc.IngestionServiceStub(ingest)
         self.datasets = dataset_pb2_grpc.DatasetServiceStub(ingest)
+        self.uploads = upload_pb2_grpc.UploadServiceStub(ingest)
         self.corpus_builds = corpus_build_pb2_grpc.CorpusBuildServiceStub(corpus)
         self.token_sets = token_set_pb2_grpc.TokenSetServiceStub(corpus)
         self.tokenizers = tokenizer_pb2_grpc.TokenizerServiceStub(corpus)

@@ -34,6 +34,7 @@ class Collection(StrEnum):
     CHECKPOINTS = "checkpoints"
     EVALUATIONS = "evaluations"
     EVALUATION_SUITES = "evaluationSuites"
+    UPLOADS = "uploads"
 
 
 _ID_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

@@ -2,19 +2,49 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from longhaul.common.v1 import resource_pb2
 from longhaul.training.v1 import training_run_pb2
 from rich.console import Console
 from rich.live import Live
+from rich.progress import DownloadColumn, Progress, TaskID
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from longhaul_client.formatting import duration, quantity, state_name
+from longhaul_client.cli.output import console
+from longhaul_client.formatting import duration, quantity, size, state_name
+from longhaul_client.uploads import Report, ignore_report
 from longhaul_client.watching import PipelineState, PipelineWatch
 
 LINE_EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def upload_progress(*, quiet: bool) -> Iterator[Report]:
+    """Tells of uploads: a bar a source on a terminal, else a line now and then."""
+    if quiet:
+        yield ignore_report
+    elif console.is_terminal:
+        with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def draw(source: str, done: int, total: int) -> None:
+                if source not in tasks:
+                    tasks[source] = bars.add_task(f"upload {source}")
+                bars.update(tasks[source], completed=done, total=total)
+
+            yield draw
+    else:
+        spoken: dict[str, float] = {}
+
+        def tell(source: str, done: int, total: int) -> None:
+            if done == total or time.monotonic() - spoken.get(source, 0.0) > LINE_EVERY_SECONDS:
+                spoken[source] = time.monotonic()
+                console.print(f"upload {source}: {size(done)} of {size(total)}")
+
+        yield tell
 
 
 @dataclass(frozen=True, slots=True)

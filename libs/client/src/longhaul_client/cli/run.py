@@ -9,7 +9,7 @@ from longhaul.training.v1 import training_run_pb2
 from longhaul_client.cli import summary
 from longhaul_client.cli.exit_codes import ExitCode
 from longhaul_client.cli.output import JsonOption, console, print_json, print_table
-from longhaul_client.cli.progress import show
+from longhaul_client.cli.progress import show, upload_progress
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import duration, quantity, size
 from longhaul_client.pipeline import Pipeline, submit
@@ -70,7 +70,8 @@ def run(
     """
     document = read_recipe(recipe)
     with session_of(context).client() as client:
-        pipeline = submit(client, document, new_name=name)
+        with upload_progress(quiet=json) as report:
+            pipeline = submit(client, document, new_name=name, report=report)
         if detach:
             _print_submitted(pipeline, json=json)
             return

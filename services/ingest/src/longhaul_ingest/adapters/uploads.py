@@ -13,10 +13,11 @@ from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 from blake3 import blake3
-from longhaul_core.errors import FailedPrecondition, NotFound
+from longhaul_core.errors import FailedPrecondition, InvalidArgument, NotFound
 from longhaul_core.objects import ObjectStore
+from longhaul_core.objects.keys import check_key
 
-from longhaul_ingest.domain.upload import Listing, UploadFile, check_piece
+from longhaul_ingest.domain.upload import Listing, UploadFile, check_piece, invalid_upload
 
 _LISTINGS_KEPT = 64
 
@@ -29,7 +30,13 @@ class Uploads:
     store_url: str
 
     def begin(self, project: str, listing: Listing) -> dict[str, list[int]]:
-        """Keep the listing and return the missing pieces of each file that is not finished."""
+        """Keep the listing and return the missing pieces of each file that is not finished.
+
+        Raises:
+            InvalidArgument: The path of a file cannot be that of an object (UPLOAD_INVALID).
+        """
+        for file in listing.files:
+            _check_path(file.path)
         self.objects.put(_listing_key(project, listing.id), json.dumps(listing.to_json()).encode())
         folder = _folder(project, listing.id)
         finished = {info.key.removeprefix(folder): info.size for info in self.objects.list(folder)}
@@ -110,6 +117,13 @@ def _read_listing(objects: ObjectStore, key: str) -> Listing:
         raise NotFound(
             "this upload was never begun", reason="UPLOAD_NOT_FOUND", action="call BeginUpload with its files"
         ) from error
+
+
+def _check_path(path: str) -> None:
+    try:
+        check_key(path)
+    except InvalidArgument as error:
+        raise invalid_upload("files", f"the path {path!r} {error.violations[0][1]}; rename the file") from None
 
 
 def _corrupt(file: UploadFile, found: str) -> FailedPrecondition:

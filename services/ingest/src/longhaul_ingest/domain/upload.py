@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from longhaul_core.errors import InvalidArgument, ResourceExhausted
 from longhaul_core.ids import fingerprint
-from longhaul_core.objects.keys import check_key
 
 PIECE_BYTES: Final = 8 << 20
 MAXIMUM_FILES: Final = 20_000
@@ -49,14 +48,16 @@ class Listing:
             ResourceExhausted: Together they are larger than allowed (UPLOAD_TOO_LARGE).
         """
         if not files:
-            raise _invalid("files", "there is none")
+            raise invalid_upload("files", "there is none")
         if len(files) > MAXIMUM_FILES:
-            raise _invalid("files", f"{len(files):,} files are more than {MAXIMUM_FILES:,}; pack them, as into JSONL")
+            raise invalid_upload(
+                "files", f"{len(files):,} files are more than {MAXIMUM_FILES:,}; pack them, as into JSONL"
+            )
         for file in files:
             _check(file)
         paths = {file.path for file in files}
         if len(paths) < len(files):
-            raise _invalid("files", "a path is there twice")
+            raise invalid_upload("files", "a path is there twice")
         total = sum(file.size for file in files)
         if total > maximum_bytes:
             raise ResourceExhausted(
@@ -87,27 +88,26 @@ class Listing:
         for file in self.files:
             if file.path == path:
                 return file
-        raise _invalid("path", f"{path!r} is no file of this upload")
+        raise invalid_upload("path", f"{path!r} is no file of this upload")
 
 
 def check_piece(file: UploadFile, piece: int, size: int) -> None:
     """Refuse a piece that the file has not, or of another size. Raises InvalidArgument."""
     if not 0 <= piece < file.pieces:
-        raise _invalid("piece", f"{file.path!r} has the pieces 0 to {file.pieces - 1}, not {piece}")
+        raise invalid_upload("piece", f"{file.path!r} has the pieces 0 to {file.pieces - 1}, not {piece}")
     if size != file.piece_size(piece):
-        raise _invalid("data", f"piece {piece} of {file.path!r} has {file.piece_size(piece):,} bytes, not {size:,}")
+        raise invalid_upload(
+            "data", f"piece {piece} of {file.path!r} has {file.piece_size(piece):,} bytes, not {size:,}"
+        )
 
 
 def _check(file: UploadFile) -> None:
-    try:
-        check_key(file.path)
-    except InvalidArgument as error:
-        raise _invalid("files", f"the path {file.path!r} {error.violations[0][1]}; rename the file") from None
     if file.size < 0:
-        raise _invalid("files", f"{file.path!r} has the size {file.size}")
+        raise invalid_upload("files", f"{file.path!r} has the size {file.size}")
     if not _DIGEST.fullmatch(file.digest):
-        raise _invalid("files", f"{file.path!r} has the digest {file.digest!r}, not 64 hexadecimal digits")
+        raise invalid_upload("files", f"{file.path!r} has the digest {file.digest!r}, not 64 hexadecimal digits")
 
 
-def _invalid(field: str, problem: str) -> InvalidArgument:
+def invalid_upload(field: str, problem: str) -> InvalidArgument:
+    """What is wrong with a field of a request."""
     return InvalidArgument(f"{field}: {problem}", reason="UPLOAD_INVALID", violations=[(field, problem)])

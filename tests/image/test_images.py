@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 ROOT = Path(__file__).resolve().parents[2]
 ENTER = Path(__file__).parent / "enter.sh"
 SERVICES = ["ingest", "corpus", "training", "checkpoint", "evaluation", "gpuhealth"]
-BUILD_SECONDS, START_SECONDS = 900, 120
+BUILD_SECONDS, START_SECONDS, COMPILE_SECONDS = 900, 120, 900
 COMPILE = """
 import torch
 assert torch.__version__.startswith("2.13.0")
@@ -32,7 +32,7 @@ print("compiled")
 
 pytestmark = [
     pytest.mark.image,
-    pytest.mark.timeout(BUILD_SECONDS + 60),
+    pytest.mark.timeout(BUILD_SECONDS + COMPILE_SECONDS),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to enter a root file system"),
 ]
 
@@ -91,7 +91,7 @@ def test_trainer_compiles_on_a_read_only_root(tmp_path: Path):
     entrypoint, environment, _ = run_as(tmp_path / "image.tar")
     log = tmp_path / "log"
     with entered(root, "/scratch", [entrypoint[0], "-c", COMPILE], environment, log) as process:
-        assert process.wait(timeout=300) == 0, log.read_text()
+        assert process.wait(timeout=COMPILE_SECONDS) == 0, log.read_text()
     assert "compiled" in log.read_text()
     shutil.rmtree(root)
 

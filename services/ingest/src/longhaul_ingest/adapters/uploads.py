@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
@@ -22,12 +21,13 @@ from longhaul_ingest.domain.upload import Listing, UploadFile, check_piece, inva
 _LISTINGS_KEPT = 64
 
 
-@dataclass(frozen=True, slots=True)
 class Uploads:
     """`store_url` is what the store was opened with; blocking."""
 
-    objects: ObjectStore
-    store_url: str
+    def __init__(self, objects: ObjectStore, store_url: str) -> None:
+        self.objects = objects
+        self.store_url = store_url
+        self._listing = lru_cache(maxsize=_LISTINGS_KEPT)(self._read_listing)
 
     def begin(self, project: str, listing: Listing) -> dict[str, list[int]]:
         """Keep the listing and return the missing pieces of each file that is not finished.
@@ -95,8 +95,13 @@ class Uploads:
                     action="call BeginUpload again and write what is missing",
                 ) from error
 
-    def _listing(self, project: str, id: str) -> Listing:
-        return _read_listing(self.objects, _listing_key(project, id))
+    def _read_listing(self, project: str, id: str) -> Listing:
+        try:
+            return Listing.from_json(json.loads(self.objects.get(_listing_key(project, id))))
+        except NotFound as error:
+            raise NotFound(
+                "this upload was never begun", reason="UPLOAD_NOT_FOUND", action="call BeginUpload with its files"
+            ) from error
 
     def _is_there(self, key: str, size: int) -> bool:
         try:
@@ -107,16 +112,6 @@ class Uploads:
     def _remove_pieces(self, project: str, id: str, file: UploadFile) -> None:
         for piece in range(file.pieces):
             self.objects.delete(_piece_key(project, id, file, piece))
-
-
-@lru_cache(maxsize=_LISTINGS_KEPT)
-def _read_listing(objects: ObjectStore, key: str) -> Listing:
-    try:
-        return Listing.from_json(json.loads(objects.get(key)))
-    except NotFound as error:
-        raise NotFound(
-            "this upload was never begun", reason="UPLOAD_NOT_FOUND", action="call BeginUpload with its files"
-        ) from error
 
 
 def _check_path(path: str) -> None:

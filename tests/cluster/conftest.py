@@ -14,6 +14,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract" / "cluster"))
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path[:0] = [str(Path(__file__).parents[1] / "integration" / part) for part in ("training", "trainer")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract" / "recovery"))
+pytest.register_assert_rewrite(
+    "recovery_contract", "training_contract", "training_lab", "training_harness", "test_cluster"
+)
 
 from apiserver import ApiServer  # noqa: E402 - found through the path above
 from handle import FAST, OTHER_NAMESPACE, KubernetesHandle  # noqa: E402 - found through the path above
@@ -70,6 +74,12 @@ def kube(
         yield lab
     asyncio.run(_remove_namespaces(kubeconfig, lab.namespace))
     background.stop()
+
+
+@pytest.fixture(scope="session")
+def lab(kube: KubeLab) -> KubeLab:
+    """The cluster of the suite for every cluster."""
+    return kube
 
 
 @pytest.fixture

@@ -16,44 +16,6 @@ from training_harness import config, wait
 from training_lab import RACK, KubeLab, signalled
 
 TAKE_OVER_SECONDS = 15.0
-OWNER = "ConfigMap"
-
-
-def of_run(lab: KubeLab, resource: str, run_id: str) -> list[dict[str, Any]]:
-    return [
-        raw for raw in lab.raw(resource) if (raw["metadata"].get("labels") or {}).get("longhaul.dev/owner") == run_id
-    ]
-
-
-def test_run_survives_node_loss_and_leaves_nothing_behind(kube: KubeLab) -> None:
-    kube.submit(
-        "moves",
-        config(steps=400),
-        {"env": {"EXTRA": "1"}, "shared_memory_gib": 1, "node_selector": {"longhaul.dev/pool": "train"}},
-        nodes=2,
-    )
-    kube.wait_step("moves", 15)
-    (owner,) = of_run(kube, "configmaps", "moves")
-    pods = kube.raw_pods("moves")
-    assert len(pods) == 2
-    for pod in pods.values():
-        assert [(ref["kind"], ref["uid"]) for ref in pod["metadata"]["ownerReferences"]] == [
-            (OWNER, owner["metadata"]["uid"])
-        ]
-        assert pod["spec"]["automountServiceAccountToken"] is False
-    lost = pods["lab.run-moves-1-1"]
-    kube.background.run(kube.kubelets.silence_node(lost["spec"]["nodeName"]))
-    wait(lambda: "lab.run-moves-1-2" in kube.raw_pods("moves"), "a pod on the spare node")
-    assert kube.raw_pods("moves")["lab.run-moves-1-2"]["spec"]["nodeName"] != lost["spec"]["nodeName"]
-    wait(lambda: "lab.run-moves-1-1" not in kube.raw_pods("moves"), "the pod of the dead node removed by force")
-    kube.wait_step("moves", 17, epoch=2)
-    status = kube.get_run("moves").status
-    # Which of the two is seen first: the silent node, or the closed stream's workers.
-    assert "NODE_LOST" in status.restarts or "AGENT_SILENT" in status.restarts, dict(status.restarts)
-    kube.background.run(kube.kubelets.revive_node(lost["spec"]["nodeName"]))
-    kube.cancel("moves")
-    kube.wait_state("moves", "CANCELLED")
-    wait(lambda: not kube.raw_pods("moves") and not of_run(kube, "configmaps", "moves"), "nothing left in the cluster")
 
 
 def test_evicted_pod_is_replaced_and_counts_as_no_failure(kube: KubeLab) -> None:

@@ -142,6 +142,34 @@ class KubeLab(Lab):
         request = training_run_pb2.CreateTrainingRunRequest(parent=parent, training_run_id=run_id, spec=spec)
         self.runs.CreateTrainingRun(request)
 
+    def pods(self) -> list[str]:
+        return sorted(pod["metadata"]["name"] for pod in self.raw("pods"))
+
+    def left_of(self, run_id: str) -> list[str]:
+        return [*self.raw_pods(run_id), *(owner["metadata"]["name"] for owner in self.owners(run_id))]
+
+    def check_pods(self, run_id: str) -> None:
+        """Pods belong to the run's ConfigMap, so that they go with it, and have no token of a service account."""
+        (owner,) = self.owners(run_id)
+        for pod in self.raw_pods(run_id).values():
+            owners = [(ref["kind"], ref["uid"]) for ref in pod["metadata"]["ownerReferences"]]
+            assert owners == [("ConfigMap", owner["metadata"]["uid"])]
+            assert pod["spec"]["automountServiceAccountToken"] is False
+
+    def lose_node(self, node: str) -> None:
+        self.background.run(self.kubelets.silence_node(node))
+
+    def return_node(self, node: str) -> None:
+        self.background.run(self.kubelets.revive_node(node))
+
+    def owners(self, run_id: str) -> list[dict[str, Any]]:
+        """ConfigMaps that own a run's pods."""
+        return [
+            raw
+            for raw in self.raw("configmaps")
+            if (raw["metadata"].get("labels") or {}).get("longhaul.dev/owner") == run_id
+        ]
+
     def cancel(self, run_id: str, parent: str = PARENT) -> None:
         name = f"{parent}/trainingRuns/{run_id}"
         self.runs.CancelTrainingRun(training_run_pb2.CancelTrainingRunRequest(name=name))

@@ -702,9 +702,11 @@ class Simulation:
             self.seen["pod killed"] += 1
 
     async def _kill_node(self) -> None:
+        """One node, or all but two, as when a rack loses its power."""
         ready = [node.name for node in await self.cluster.list_nodes() if node.ready]
-        if len(ready) > 2:
-            self.cluster.kill_node(self.rng.choice(ready))
+        spared = len(ready) - 1 if self.rng.random() < 0.6 else 2
+        for name in self.rng.sample(ready, max(0, len(ready) - max(2, spared))):
+            self.cluster.kill_node(name)
             self.seen["node killed"] += 1
 
     async def _restart_node(self) -> None:

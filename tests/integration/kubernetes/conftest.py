@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / "cluster"), str(HERE.parent / "training"), str(HERE.parent / "trainer")]
+TESTS = HERE.parents[1]
+sys.path[:0] = [str(TESTS / "cluster"), str(TESTS / "contract" / "recovery")]
+sys.path[:0] = [str(HERE.parent / "training"), str(HERE.parent / "trainer")]
+pytest.register_assert_rewrite("recovery_contract", "training_contract", "training_lab", "training_harness")
 
 from fakekube import FakeKubernetes  # noqa: E402 - found through the path above
 from training_lab import Background, KubeLab, open_lab  # noqa: E402
@@ -41,3 +44,9 @@ def kube(
     kubeconfig = api.write_kubeconfig(folder / "kubeconfig")
     with open_lab(folder, background, kubeconfig, "lab-runs", request) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def lab(kube: KubeLab) -> KubeLab:
+    """The cluster of the suite for every cluster."""
+    return kube

@@ -274,7 +274,7 @@ class Lab:
 
     def training_environment(self) -> dict[str, str]:
         """What the training service is told beside the addresses."""
-        return {}
+        return {"LONGHAUL_NODE_DEAD_SECONDS": "2"}
 
     def start_nodes(self) -> None:
         for node in self.nodes:
@@ -371,6 +371,24 @@ class Lab:
 
     def pods(self) -> list[str]:
         return sorted(path.name for path in (self.cluster / "pods").glob("*/*") if path.is_dir())
+
+    def left_of(self, run_id: str) -> list[str]:
+        """All that the cluster still has of a run."""
+        return [pod for pod in self.pods() if f".run-{run_id}-" in pod]
+
+    def check_pods(self, run_id: str) -> None:
+        """Asserts that each pod of a run is held by the node that the run shows."""
+        for rank in self.get_run(run_id).status.ranks:
+            assert rank.node in running_nodes(self.cluster)
+            assert rank.pod in self.pods()
+
+    def lose_node(self, node: str) -> None:
+        """The machine loses its power: its node process dies, and all its pods with it."""
+        os.kill(running_nodes(self.cluster)[node], signal.SIGKILL)
+
+    def return_node(self, node: str) -> None:
+        """The machine is back; what ran on it is not."""
+        start_node(self.cluster, node, gpus=self.gpus_of(node))
 
     def agent_process(self, pod: str) -> int:
         """Process id of a pod's agent."""

@@ -31,13 +31,17 @@ def now() -> str:
 
 @dataclass(slots=True)
 class Player:
-    """`alive` are the played nodes whose kubelet works; pods named in `stubborn` ignore SIGTERM."""
+    """`alive` are the played nodes whose kubelet works; pods named in `stubborn` ignore SIGTERM.
+
+    `log_port` is where the kubelets of nodes that are added answer on loopback; 0: nowhere.
+    """
 
     transport: Transport
     namespaces: tuple[str, ...]
     alive: set[str] = field(default_factory=set)
     nodes: dict[str, int] = field(default_factory=dict)
     stubborn: set[str] = field(default_factory=set)
+    log_port: int = 0
 
     # What a test does
 
@@ -49,7 +53,11 @@ class Player:
         self.nodes[name] = gpus
         self.alive.add(name)
         devices = {GPU: str(gpus), "cpu": "64", "memory": "512Gi", "pods": "110"}
-        await self._status(f"/api/v1/nodes/{name}", {"capacity": devices, "allocatable": devices})
+        status: Raw = {"capacity": devices, "allocatable": devices}
+        if self.log_port:
+            status["addresses"] = [{"type": "InternalIP", "address": "127.0.0.1"}]
+            status["daemonEndpoints"] = {"kubeletEndpoint": {"Port": self.log_port}}
+        await self._status(f"/api/v1/nodes/{name}", status)
         await self._ready(name, "True", "KubeletReady")
         await self.settle()
 

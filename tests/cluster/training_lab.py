@@ -20,6 +20,7 @@ import psycopg
 import pytest
 import yaml
 from handle import FAST
+from kubelet_logs import LogServer
 from kubelets import Kubelets
 from longhaul.training.v1 import project_pb2, training_run_pb2, training_run_pb2_grpc
 from longhaul_core.cluster.kubernetes import KubernetesOptions
@@ -66,6 +67,7 @@ class KubeLab(Lab):
         self.database = database
         transport = Transport(Credentials(KubernetesOptions(kubeconfig=str(kubeconfig))), FAST)
         self.kubelets = Kubelets(transport, (namespace,), folder=folder)
+        self.logs = LogServer(folder)
         self.second_port = free_port()
         super().__init__(folder, nodes=3)
         listen = {"LONGHAUL_LISTEN_ADDRESS": f"127.0.0.1:{self.second_port}"}
@@ -99,6 +101,8 @@ class KubeLab(Lab):
             Database.open(self.database, migrated=True).close()
 
         async def prepare() -> None:
+            await self.logs.start()
+            self.kubelets.log_port = self.logs.port
             await self.kubelets.ensure_namespace(self.namespace)
             for number, node in enumerate(self.nodes):
                 await self.kubelets.add_node(node, 1, {RACK: f"r{number // 2}", "longhaul.dev/pool": "train"})
@@ -111,6 +115,7 @@ class KubeLab(Lab):
         if self._serving is not None:
             self._serving.cancel()
         self.background.run(self.kubelets.stop())
+        self.background.run(self.logs.stop())
         self.background.run(self.kubelets.transport.close())
 
     def start_second(self) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from fakekube.admission import Admission
 from fakekube.faults import Fault, Ledger
@@ -219,6 +219,8 @@ class FakeKubernetes:
         if not (pod["status"].get("containerStatuses")):
             message = f'container "main" in pod "{name}" is waiting to start: ContainerCreating'
             raise ApiError(400, "BadRequest", message)
+        if (port := self._kubelet_port(pod)) and name not in self.logs:
+            return await _ask_kubelet(port, pod, request)
         data = self.logs.get(name, b"")
         if (tail := request.query.get("tailLines")) is not None:
             data = b"".join(data.splitlines(keepends=True)[-int(tail) :]) if int(tail) else b""
@@ -233,6 +235,11 @@ class FakeKubernetes:
             sent += len(fresh)
         await response.write(self.logs.get(name, b"")[sent:] if request.query.get("follow") == "true" else b"")
         return response
+
+    def _kubelet_port(self, pod: Raw) -> int:
+        node = self.objects.find("nodes", "", pod["spec"]["nodeName"]) or {}
+        endpoints = (node.get("status") or {}).get("daemonEndpoints") or {}
+        return int(endpoints.get("kubeletEndpoint", {}).get("Port", 0))
 
     async def _patch_status(self, request: web.Request, resource: str, namespace: str) -> Raw:
         found = self.objects.get(resource, namespace, request.match_info["name"])
@@ -330,6 +337,13 @@ def _resource(request: web.Request) -> str:
     parts = request.match_info
     resource = parts.get("resource") or ("nodes" if "/nodes/" in request.path else "pods")
     return f"{resource}/{parts['sub']}" if "sub" in parts else resource
+
+
+async def _ask_kubelet(port: int, pod: Raw, request: web.Request) -> web.Response:
+    metadata, container = pod["metadata"], pod["spec"]["containers"][0]["name"]
+    url = f"https://127.0.0.1:{port}/containerLogs/{metadata['namespace']}/{metadata['name']}/{container}"
+    async with ClientSession() as session, session.get(url, params=request.query, ssl=False) as answer:
+        return web.Response(status=answer.status, body=await answer.read(), content_type="text/plain")
 
 
 def _verb(request: web.Request) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -228,3 +229,22 @@ def test_gang_that_does_not_fit_says_why_and_starts_whole_when_the_other_is_paus
     wait(lambda: not lab.left_of("waits"), "nothing is left of a cancelled run")
     lab.cancel("waits")
     assert lab.state("waits") == "CANCELLED"
+
+
+def test_what_a_pod_writes_before_its_agent_starts_is_read_through_the_cluster(lab: ClusterLab, tmp_path: Path) -> None:
+    wait_empty(lab)
+    said = "no agent is there yet"
+    # Python runs this before the agent, which then never comes.
+    (tmp_path / "sitecustomize.py").write_text(f"import time; print({said!r}, flush=True); time.sleep(3600)")
+    lab.create_run("mute", LONG, nodes=1, env={"PYTHONPATH": str(tmp_path)})
+
+    def read() -> list[Any]:
+        return [
+            line for answer in lab.runs.ReadLogs(pb.ReadLogsRequest(name=run_name("mute"))) for line in answer.lines
+        ]
+
+    lines = wait(read, "the pod's output is read")
+    assert [(line.text, line.rank, line.pod) for line in lines] == [(said, -1, "lab.run-mute-0-1")]
+    lab.cancel("mute")
+    lab.wait_state("mute", "CANCELLED")
+    wait(lambda: not lab.left_of("mute"), "the pod that never spoke is gone")

@@ -296,17 +296,20 @@ class Lab:
         step_seconds: float = 0.0,
         drill: str = "",
         reference: str = "",
+        env: dict[str, str] | None = None,
         **resources: Any,
     ) -> training_run_pb2.TrainingRun:
         """A run; with `step_seconds` each step takes so much longer, so that it can be met in the middle anywhere.
 
-        `drill`: further faults that are planted in it; `reference`: the run that it is to keep up with.
+        `drill`: further faults that are planted in it; `reference`: the run that it is to keep up with; `env`: more
+        variables of its pods.
         """
         values, pod = Struct(), Struct()
         values.update(config)
         planted = [f"step={step_seconds:g}"] * bool(step_seconds) + [drill] * bool(drill)
-        if planted:
-            pod.update({"env": {"TRAINER_DRILL": ",".join(planted)}})
+        variables = {**(env or {}), **({"TRAINER_DRILL": ",".join(planted)} if planted else {})}
+        if variables:
+            pod.update({"env": variables})
         spec = training_run_pb2.TrainingRunSpec(
             trainer_config=values,
             token_set=TOKEN_SET,

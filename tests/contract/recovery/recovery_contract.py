@@ -17,7 +17,7 @@ from longhaul_core.metric_journal import JournalSpan, journal_prefix
 from longhaul_core.objects import open_store
 from training_harness import Service, Upstream, config, run_name, wait
 
-STEPS = 120
+STEPS = 80
 STEP_SECONDS = 0.1
 LONG = config(steps=STEPS)
 

@@ -10,8 +10,12 @@ from fakekube import FakeKubernetes
 from fakekube.faults import Fault
 from longhaul.training.v1 import training_run_pb2 as pb
 from recovery_contract import *  # noqa: F403 (the tests themselves)
-from training_contract import *  # noqa: F403 (the tests themselves)
-from training_contract import TAKE_OVER_SECONDS
+from training_contract import (  # noqa: F401 (the tests themselves, but for what takes long and is no news here)
+    TAKE_OVER_SECONDS,
+    test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more,
+    test_namespace_that_is_not_there_is_named,
+    test_what_cannot_run_is_a_state_that_says_what_to_do,
+)
 from training_harness import config, wait
 from training_lab import KubeLab, signalled
 

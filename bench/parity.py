@@ -1,14 +1,19 @@
 """Whether training is right: the trainer against a plain transformers + AdamW loop on the demo's corpus.
 
 Three seeds of the demo's model, 100 steps each, from the same initial weights on the same batches, one thread. Compared
-are loss and gradient norm (before clipping) at every step, and the loss at the end with the spread over seeds. How far
-rounding alone drives float32 apart is told beside: the plain loop against itself in float64.
+are loss and gradient norm (before clipping) at every step, and the loss at the end with the spread over seeds.
+
+Training amplifies rounding: two right programs in float32 drift apart, and the plain loop moves further from itself in
+float64 than any small target allows. So what the trainer computes is held against the plain loop in float64, where
+rounding is out of the way, and float32 against what rounding does to the plain loop itself. transformers' norms compute in
+float32 whatever the model's precision; in float64 torch's own take their place.
 
 Usage: python bench/parity.py [SEEDS] [STEPS]
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -34,6 +39,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from tokenizers import ByteLevelBPETokenizer
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 DEMO = Path(__file__).resolve().parents[1] / "examples" / "python-docs"
 LAST_STEPS = 10
@@ -86,9 +92,13 @@ def make_batches(stream: np.ndarray, config: TrainerConfig) -> list[Batch]:
     return batches
 
 
-def ours(config: TrainerConfig, grid: Grid, batches: list[Batch]) -> tuple[dict[str, Any], Curve]:
-    """Initial weights, then loss and gradient norm of each step."""
+def ours(
+    config: TrainerConfig, grid: Grid, batches: list[Batch], start: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], Curve]:
+    """Initial weights, then loss and gradient norm of each step, in torch's default precision."""
     built = build_model(DecoderShape.resolve(config, config.model.vocabulary_size), config, grid)
+    if start is not None:
+        built.model.load_state_dict(start, strict=False)
     initial = {name: parameter.detach().clone() for name, parameter in built.model.named_parameters()}
     stepper = Stepper(built, Update(built.model, config.optimizer), config, grid)
     found = []
@@ -104,6 +114,8 @@ def plain(config: TrainerConfig, initial: dict[str, Any], batches: list[Batch]) 
     shape = DecoderShape.resolve(config, config.model.vocabulary_size)
     model = LlamaForCausalLM(LlamaConfig.from_dict(huggingface_config(shape, eos_id=EOS, dtype="float32")))
     model.load_state_dict({f"model.{name}": value for name, value in initial.items()}, strict=False)
+    if torch.get_default_dtype() is torch.float64:
+        lift_norms(model)
     named, given = dict(model.named_parameters()), config.optimizer
     decayed = [p for name, p in named.items() if p.dim() > 1 and "embed" not in name]
     others = [p for name, p in named.items() if p.dim() == 1 or "embed" in name]
@@ -129,13 +141,23 @@ def plain(config: TrainerConfig, initial: dict[str, Any], batches: list[Batch]) 
     return found
 
 
+def lift_norms(model: torch.nn.Module) -> None:
+    """Has the norms compute in the precision of their input."""
+    for norm in (module for module in model.modules() if isinstance(module, LlamaRMSNorm)):
+        norm.forward = functools.partial(_normalise, norm)
+
+
+def _normalise(norm: LlamaRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
+    return functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
 def main() -> None:
     seeds, steps = (int(text) for text in (*sys.argv[1:], *("3", "100")[len(sys.argv) - 1 :]))
     torch.set_num_threads(1)
     grid = make_grid(open_group(0, 1, torch.device("cpu")), demo_config(0, steps).layout, tied=True)
     vocabulary = yaml.safe_load((DEMO / "recipe.yaml").read_text())["tokenizer"]["vocabulary_size"]
     stream = demo_tokens(vocabulary)
-    found: dict[str, list[Curve]] = {name: [] for name in ("ours", "plain", "plain float64")}
+    found: dict[str, list[Curve]] = {name: [] for name in ("ours", "plain", "ours float64", "plain float64")}
     for seed in range(seeds):
         config = demo_config(seed, steps)
         config = config.model_copy(update={"model": config.model.model_copy(update={"vocabulary_size": vocabulary})})
@@ -143,31 +165,39 @@ def main() -> None:
         initial, mine = ours(config, grid, batches)
         found["ours"].append(mine)
         found["plain"].append(plain(config, initial, batches))
-        torch.set_default_dtype(torch.float64)
         exact = {name: value.double() for name, value in initial.items()}
+        torch.set_default_dtype(torch.float64)
+        found["ours float64"].append(ours(config, grid, batches, exact)[1])
         found["plain float64"].append(plain(config, exact, batches))
         torch.set_default_dtype(torch.float32)
-    rows = [compare(found, place, name) for place, name in enumerate(("loss", "gradient norm"))]
+    rows = []
+    for place, name in enumerate(("loss", "gradient norm")):
+        noise = max(differences(found["plain"], found["plain float64"], place))
+        rows.append(compare(found["ours float64"], found["plain float64"], place, f"{name} in float64", noise))
+        rows.append(compare(found["ours"], found["plain"], place, f"{name} in float32", noise))
     rows.append(compare_ends(found))
     for row in rows:
         print(json.dumps(row), flush=True)
     print(f"bench-parity: {sum(bool(row['met']) for row in rows)} of {len(rows)} targets met")
 
 
-def compare(found: dict[str, list[Curve]], place: int, name: str) -> dict[str, Any]:
-    """Worst relative difference of ours and the plain loop; beside it that of the plain loop's two precisions."""
-    apart = differences(found["ours"], found["plain"], place)
-    value, noise = max(apart), max(differences(found["plain"], found["plain float64"], place))
+def compare(mine: list[Curve], theirs: list[Curve], place: int, name: str, noise: float) -> dict[str, Any]:
+    """Worst relative difference of ours and the plain loop; beside it what rounding does to the plain loop itself.
+
+    In float32 no closer agreement is asked for than the plain loop has with itself.
+    """
+    apart = differences(mine, theirs, place)
+    target = RELATIVE_TARGET if "float64" in name else max(RELATIVE_TARGET, noise)
     beyond = sum(one > RELATIVE_TARGET for one in apart)
     return {
-        "bench": f"{name}, worst of {len(apart)} steps of all seeds, {beyond} beyond the target",
-        "ours": value,
+        "bench": f"{name}, worst of {len(apart)} steps of all seeds, {beyond} beyond {RELATIVE_TARGET:g}",
+        "ours": max(apart),
         "peer": noise,
         "peer_name": "the plain loop in float32 against itself in float64",
         "unit": "relative difference to transformers + AdamW",
-        "ratio": value,
-        "target": RELATIVE_TARGET,
-        "met": value <= RELATIVE_TARGET,
+        "ratio": max(apart),
+        "target": target,
+        "met": max(apart) <= target,
     }
 
 

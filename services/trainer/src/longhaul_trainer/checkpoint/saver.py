@@ -84,7 +84,7 @@ class Saver:
     """Asynchronous checkpoints of one rank.
 
     On rank 0 `before_commit` is given the position once all parts are written; the commit waits for it. ``documents``
-    are parts of this rank that no step changes.
+    gives parts of this rank that steps do not change, at each save.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Saver:
         near: LocalTier | None = None,
         failpoints: Failpoints | None = None,
         stored: Stored | None = None,
-        documents: Mapping[str, bytes] | None = None,
+        documents: Callable[[], Mapping[str, bytes]] = dict,
     ) -> None:
         self._sets = sets
-        self._documents = documents or {}
+        self._documents = documents
         self._store = store
         self._receipts = receipts
         self._listener = listener
@@ -234,7 +234,7 @@ class Saver:
         prefix = announcement.prefix.rstrip("/")
         parts = []
         contents = [(image.name, image.data) for held in self._sets for image in held.images]
-        contents += [(name, memoryview(document)) for name, document in self._documents.items()]
+        contents += [(name, memoryview(document)) for name, document in self._documents().items()]
         for name, data in contents:
             parts.append(self._place(name, data, prefix, known.get(name), patience))
             self._failpoints.reach(SavePoint.AFTER_FIRST_PART)

@@ -6,7 +6,6 @@ import faulthandler
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -18,6 +17,7 @@ from longhaul_trainer.parallel.group import RankGroup, choose_device, open_group
 from longhaul_trainer.wire import AgentMessage, Assignment, Phase, Request
 from longhaul_trainer.worker.channel import Channel
 from longhaul_trainer.worker.checkup import check_pod
+from longhaul_trainer.worker.compiled import compiled_folder
 from longhaul_trainer.worker.failure import exit_code_of
 from longhaul_trainer.worker.session import Session, parse_config
 
@@ -62,7 +62,7 @@ def _train(assignment: Assignment, channel: Channel, control: Control) -> None:
     device = choose_device(config.runtime.device.value, assignment.local_rank)
     if config.runtime.deterministic:
         be_deterministic()
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(assignment.scratch_dir) / "compiled")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder(assignment.scratch_dir))
 
     def join() -> RankGroup:
         return open_group(

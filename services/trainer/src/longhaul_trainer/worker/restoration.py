@@ -52,7 +52,7 @@ class Restoration:
         self._reporter = reporter
         self.stored: Stored | None = None
 
-    def resume(self) -> TrainerState:
+    def resume(self, manifest: Manifest) -> TrainerState:
         """Loads the checkpoint that the epoch begins with, and returns its state as it was saved.
 
         Raises:
@@ -60,7 +60,6 @@ class Restoration:
         """
         self._reporter.phase(Phase.RESTORING, 0)
         begun = time.monotonic()
-        manifest = read_manifest(self._store, self._assignment.resume_manifest_key)
         try:
             state, read = self._load(manifest)
         except DataLoss as error:

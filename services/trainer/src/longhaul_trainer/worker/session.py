@@ -10,6 +10,7 @@ from longhaul_core.errors import InvalidArgument
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.ids import fingerprint
 from longhaul_core.logging import get_logger
+from longhaul_core.manifests import Manifest, read_manifest
 from longhaul_core.objects import ObjectStore, open_store
 from longhaul_core.recipe import Packing, TrainerConfig
 from pydantic import ValidationError
@@ -50,6 +51,7 @@ from longhaul_trainer.parallel.group import RankGroup
 from longhaul_trainer.parallel.sharding import build_model
 from longhaul_trainer.version import code_version
 from longhaul_trainer.wire import Assignment
+from longhaul_trainer.worker.compiled import CompiledFiles, compiled_folder
 from longhaul_trainer.worker.environment import ENVIRONMENT_FILE, describe_environment, environment_document
 from longhaul_trainer.worker.listener import ReportingListener
 from longhaul_trainer.worker.restoration import Restoration
@@ -84,6 +86,7 @@ class Session:
         self.control = control
         self.store: ObjectStore = open_store(assignment.object_store_url)
         self._journal: MetricJournal | None = None
+        self._compiled: CompiledFiles | None = None
         self._earlier_micro_batch = 0
         if assignment.rank == 0:
             self._journal = MetricJournal(self.store, assignment.project, assignment.run, assignment.epoch)
@@ -101,6 +104,8 @@ class Session:
         orders, loader, validation = self._open_data()
         shape = DecoderShape.resolve(self.config, self.token_set.extra.vocabulary_size)
         self.group = join()
+        if self.config.runtime.compile:
+            self._compiled = CompiledFiles(compiled_folder(self.assignment.scratch_dir), self.group.device)
         grid = make_grid(self.group, self.config.layout, tied=shape.tied_embeddings)
         self.built = build_model(shape, self.config, grid)
         self.update = Update(self.built.model, self.config.optimizer)
@@ -229,6 +234,7 @@ class Session:
         """Takes over what the two runs have in common; the parent is recorded."""
         start = self.config.start
         manifest = source_manifest(self.store, start)
+        self._restore_compiled(manifest)
         wanted = {MODEL_PART: model_slices(self.built.model)}
         if start.keep_optimizer:
             wanted[OPTIMIZER_PART] = optimizer_slices(self.built.model, self.update)
@@ -251,7 +257,9 @@ class Session:
             self.reporter.event(kind, cause, message, {})
 
     def _resume(self) -> TrainerState:
-        state, lineage = self.restoration.resume(), self._lineage()
+        manifest = read_manifest(self.store, self.assignment.resume_manifest_key)
+        self._restore_compiled(manifest)
+        state, lineage = self.restoration.resume(manifest), self._lineage()
         if state.lineage.world_size == self.group.size:
             self._earlier_micro_batch = state.config.data.micro_batch_size
         if state.lineage.token_set_digest != lineage.token_set_digest:
@@ -278,5 +286,14 @@ class Session:
             failpoints=Failpoints.parse(self.assignment.failpoints, SavePoint),
             before_commit=self._journal.write if self._journal is not None else None,
             stored=self.restoration.stored,
-            documents={ENVIRONMENT_FILE: environment_document(self.assignment.image)} if rank == 0 else {},
+            documents=self._documents if rank == 0 else dict,
         )
+
+    def _documents(self) -> dict[str, bytes]:
+        """What rank 0 keeps with each checkpoint beside the state."""
+        found = {ENVIRONMENT_FILE: environment_document(self.assignment.image)}
+        return {**found, **self._compiled.document()} if self._compiled is not None else found
+
+    def _restore_compiled(self, manifest: Manifest) -> None:
+        if self._compiled is not None and (files := self._compiled.restore(self.store, manifest)):
+            self._tell("COMPILED_RESTORED", "RESUME", f"{files} compiled files of {manifest.name}")

@@ -5,8 +5,8 @@ are loss and gradient norm (before clipping) at every step, and the loss at the 
 
 Training amplifies rounding: two right programs in float32 drift apart, and the plain loop moves further from itself in
 float64 than any small target allows. So what the trainer computes is held against the plain loop in float64, where
-rounding is out of the way, and float32 against what rounding does to the plain loop itself. transformers' norms compute in
-float32 whatever the model's precision; in float64 torch's own take their place.
+rounding is out of the way, and float32 against what rounding does to the plain loop itself. transformers' norms compute
+in float32 whatever the model's precision; in float64 torch's own take their place.
 
 Usage: python bench/parity.py [SEEDS] [STEPS]
 """

@@ -79,8 +79,8 @@ def test_upload_broken_off_by_a_killed_service_goes_on_and_is_ingested(
             told.append((source, done, total))
             if source == "rows" and done == PIECE_BYTES:
                 process.kill()
+                monkeypatch.setattr("longhaul_client.uploads.WRITE_SECONDS", 2.0)
 
-        monkeypatch.setattr("longhaul_client.uploads.WRITE_SECONDS", 2.0)
         with pytest.raises(LonghaulError):
             with_uploaded_sources(user, local, kill_within_rows)
         assert told[-1][:2] == ("rows", PIECE_BYTES)
@@ -155,6 +155,14 @@ def test_upload_that_is_wrong_is_refused_and_says_why(process: Process, user: Cl
         call(user.uploads.FinishUpload, finish)
     assert corrupt.value.reason == "UPLOAD_CORRUPT"
     assert list(begin(good).missing[0].pieces) == [0]
+
+    twins = [upload_pb2.UploadFile(path=path, size=5, digest=good.digest) for path in ("one", "two")]
+    name = begin(*twins).name
+    for twin in twins:
+        call(user.uploads.WriteUpload, upload_pb2.WriteUploadRequest(name=name, path=twin.path, data=b"first"))
+    for twin in twins:
+        call(user.uploads.FinishUpload, upload_pb2.FinishUploadRequest(name=name, path=twin.path))
+    assert not begin(*twins).missing
 
     (tmp_path / "b.txt").write_bytes(b"first")
     location = upload(user, PARENT, [LocalFile(tmp_path / "b.txt", "a/b.txt")], lambda done, total: None)

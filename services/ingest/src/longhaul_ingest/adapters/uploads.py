@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from blake3 import blake3
 from longhaul_core.errors import FailedPrecondition, InvalidArgument, NotFound
+from longhaul_core.ids import fingerprint
 from longhaul_core.objects import ObjectStore
 from longhaul_core.objects.keys import check_key
 
@@ -139,7 +140,8 @@ def _pieces(project: str, id: str) -> str:
 
 
 def _piece_key(project: str, id: str, file: UploadFile, piece: int) -> str:
-    return f"{_pieces(project, id)}{file.digest}-{file.size}/{piece:06d}"
+    """Of the path and not of the content: the pieces of a file that is finished are removed, and it may have a twin."""
+    return f"{_pieces(project, id)}{fingerprint(file.path)}/{piece:06d}"
 
 
 def _listing_key(project: str, id: str) -> str:

@@ -145,8 +145,9 @@ def test_production_scales_restarts_upgrades_and_rolls_back_under_load(
         release = Release(lab, machine, config, auth=True)
         given = production(lab, postgres_url, bucket)
         config.install(CHART, RELEASE, given, timeout=300)
+        for service in SERVICES:  # autoscalers bring theirs up to their least within seconds
+            release.wait(lambda service=service: len(release.pods_of(service)) == 2, f"two pods of {service}")  # type: ignore[misc]
         release.await_rollout("installation")
-        assert {service: len(release.pods_of(service)) for service in SERVICES} == dict.fromkeys(SERVICES, 2)
         config.test(RELEASE, timeout=120)
 
         release.start_clients(3)

@@ -5,7 +5,7 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 {{- include "longhaul.pullSecrets" . }}
 hostPID: true
-securityContext: {runAsUser: 0, seccompProfile: {type: Unconfined}}
+securityContext: {runAsUser: 0, seccompProfile: {type: RuntimeDefault}}
 {{- end -}}
 
 {{- define "longhaul-gpuhealth.resetJob" -}}
@@ -34,7 +34,7 @@ spec:
             - {name: NVIDIA_VISIBLE_DEVICES, value: all}
             - {name: NVIDIA_DRIVER_CAPABILITIES, value: utility}
           resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {memory: 512Mi}}
-          securityContext: {privileged: true}
+          securityContext: {privileged: true, readOnlyRootFilesystem: true}
 {{- end -}}
 
 {{- define "longhaul-gpuhealth.rebootJob" -}}
@@ -66,7 +66,7 @@ spec:
               sleep 600
               exit 1
           resources: {requests: {cpu: 50m, memory: 32Mi}, limits: {memory: 128Mi}}
-          securityContext: {privileged: true}
+          securityContext: {privileged: true, readOnlyRootFilesystem: true}
           volumeMounts:
             - {name: host, mountPath: /host}
       volumes:

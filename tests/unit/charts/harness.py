@@ -28,6 +28,7 @@ CUSTOM = {
     "PrometheusRule": "monitoring.coreos.com/v1",
     "Certificate": "cert-manager.io/v1",
     "GRPCRoute": "gateway.networking.k8s.io/v1",
+    "BackendTLSPolicy": "gateway.networking.k8s.io/v1",
     "RayCluster": "ray.io/v1",
 }
 """Kinds that the schemas of Kubernetes do not know."""

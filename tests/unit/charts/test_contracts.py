@@ -159,6 +159,25 @@ def test_route_knows_every_service_of_the_protos() -> None:
     assert routed == wanted
 
 
+@pytest.mark.parametrize("case", ["production", "production-certmanager"])
+def test_gateway_trusts_the_certificate_of_each_service_by_a_name_that_it_has(case: str) -> None:
+    gateway = {"mode": "gateway", "gateway": {"parentRefs": [{"name": "public"}]}}
+    rendering = render("longhaul", merge(profile(*CASES[case]), under("endpoint", gateway)))
+    for service in SERVICES:
+        policy = rendering.one("BackendTLSPolicy", f"longhaul-{service}")["spec"]
+        assert policy["targetRefs"] == [{"group": "", "kind": "Service", "name": f"longhaul-{service}"}]
+        name = policy["validation"]["hostname"]
+        if case == "production":
+            command = " ".join(
+                rendering.one("Job", "longhaul-certificates")["spec"]["template"]["spec"]["containers"][0]["command"]
+            )
+            issued = command.partition(f"longhaul-{service}-tls=")[2].partition(" ")[0].split(",")
+            assert policy["validation"]["caCertificateRefs"] == [{"group": "", "kind": "Secret", "name": "longhaul-ca"}]
+        else:
+            issued = rendering.one("Certificate", f"longhaul-{service}")["spec"]["dnsNames"]
+        assert name in issued
+
+
 def test_endpoint_leads_each_port_to_the_pods_of_its_service() -> None:
     rendering = render("longhaul", under("endpoint.mode", "service"))
     endpoint = rendering.one("Service", "longhaul")["spec"]

@@ -188,6 +188,8 @@ BY_CHART: dict[str, dict[str, Case]] = {
 SETTINGS: dict[str, Any] = {"discovery": "pods", "exporter_pod_labels": {"app": "x"}, "rules_file": "/x"}
 """Settings that are no numbers, with a value to try."""
 
+GATEWAY = under("endpoint", {"mode": "gateway", "gateway": {"parentRefs": [{"name": "g"}]}})
+
 UMBRELLA: dict[str, Case] = {
     **{f"{service}.enabled": Case(False, rf"-Deployment/longhaul-{service}") for service in SERVICES},
     "global.runs.createNamespaces": Case(True, r"Namespace/a", under("global.runs.namespaces", ["a"])),
@@ -203,7 +205,14 @@ UMBRELLA: dict[str, Case] = {
     "endpoint.gateway.hostnames": Case(
         ["h.example"],
         r'hostnames\[0\]: "h\.example"',
-        under("endpoint", {"mode": "gateway", "gateway": {"parentRefs": [{"name": "g"}]}}),
+        GATEWAY,
+    ),
+    "endpoint.gateway.backendTls.enabled": Case(False, r"-BackendTLSPolicy/", GATEWAY),
+    "endpoint.gateway.backendTls.authorityKind": Case(
+        "ConfigMap", r'BackendTLSPolicy/.*caCertificateRefs\[longhaul-ca\]\.kind: "ConfigMap"', GATEWAY
+    ),
+    "endpoint.gateway.backendTls.authority": Case(
+        "roots", r'BackendTLSPolicy/.*caCertificateRefs.*name: "roots"', GATEWAY
     ),
     "dashboards.enabled": Case(True, r"ConfigMap/longhaul-dashboard-.*grafana_dashboard"),
     "dashboards.labels": Case({"x": "y"}, r'ConfigMap/.*labels\.x: "y"', under("dashboards.enabled", True)),

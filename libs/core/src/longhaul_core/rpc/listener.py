@@ -12,6 +12,7 @@ import grpc
 from longhaul_core.errors import FailedPrecondition
 from longhaul_core.metrics import address_unusable
 from longhaul_core.net import is_loopback, join_address, split_address
+from longhaul_core.rpc.certificate_files import CertificateFiles
 from longhaul_core.rpc.client import MAXIMUM_MESSAGE_BYTES
 from longhaul_core.rpc.handlers import CallInterceptor, InterceptedServer
 from longhaul_core.settings import ServiceSettings
@@ -127,12 +128,5 @@ def _bind(server: grpc.aio.Server, settings: ServiceSettings, address: str) -> N
     if settings.tls_certificate is None or settings.tls_key is None:
         server.add_insecure_port(address)
         return
-    try:
-        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-    except OSError as error:
-        raise FailedPrecondition(
-            f"cannot read the TLS files: {error}",
-            reason="TLS_UNREADABLE",
-            action="see LONGHAUL_TLS_CERTIFICATE and LONGHAUL_TLS_KEY",
-        ) from error
-    server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    files = CertificateFiles(settings.tls_certificate, settings.tls_key)
+    server.add_secure_port(address, files.credentials())

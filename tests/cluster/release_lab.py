@@ -74,19 +74,18 @@ class Release:
         return self.lab.items("Pod", f"{OF_RELEASE},app.kubernetes.io/component={service}")
 
     def scale(self, service: str, replicas: int) -> None:
-        """Set the number of pods, where an autoscaler has it by way of its least."""
+        """Set the number of pods: of a Deployment, or by the bounds of its autoscaler, which get back what they were."""
         name = f"{RELEASE}-{service}"
-        if name in self.lab.names("HorizontalPodAutoscaler"):
-            path, spec = (
-                self.lab.path("HorizontalPodAutoscaler", name),
-                {"minReplicas": replicas, "maxReplicas": replicas},
-            )
-        else:
-            path, spec = self.lab.path("Deployment", name), {"replicas": replicas}
+        scaled = name in self.lab.names("HorizontalPodAutoscaler")
+        kind = "HorizontalPodAutoscaler" if scaled else "Deployment"
+        path = self.lab.path(kind, name)
+        before = self.lab.get(kind, name)["spec"]
+        spec = {"minReplicas": replicas, "maxReplicas": replicas} if scaled else {"replicas": replicas}
         self.lab.call("PATCH", path, {"spec": spec})
-        self.wait(
-            lambda: len(self.pods_of(service)) == replicas and self.rolled_out(), f"{service} with {replicas} pods"
-        )
+        what = f"{service} with {replicas} pods"
+        self.wait(lambda: len(self.pods_of(service)) == replicas and self.rolled_out(), what)
+        if scaled:  # Helm refuses to upgrade what others have changed
+            self.lab.call("PATCH", path, {"spec": {key: before[key] for key in spec}})
 
     def restart(self, service: str) -> None:
         """What `kubectl rollout restart` does."""

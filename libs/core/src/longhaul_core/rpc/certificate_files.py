@@ -46,7 +46,7 @@ class CertificateFiles:
                 reason="TLS_INVALID",
                 action="see LONGHAUL_TLS_CERTIFICATE and LONGHAUL_TLS_KEY",
             ) from error
-        return grpc.dynamic_ssl_server_credentials(first, self._renewed)
+        return grpc.dynamic_ssl_server_credentials(first, self._renewed)  # type: ignore[arg-type]  # may give None
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Called by gRPC before each handshake, in threads of its own."""

@@ -74,7 +74,7 @@ class Release:
         return self.lab.items("Pod", f"{OF_RELEASE},app.kubernetes.io/component={service}")
 
     def scale(self, service: str, replicas: int) -> None:
-        """Set the number of pods: of a Deployment, or by the bounds of its autoscaler, which get back what they were."""
+        """Set the number of pods: of a Deployment, or by the bounds of its autoscaler, which it gets back."""
         name = f"{RELEASE}-{service}"
         scaled = name in self.lab.names("HorizontalPodAutoscaler")
         kind = "HorizontalPodAutoscaler" if scaled else "Deployment"

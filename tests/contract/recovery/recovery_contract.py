@@ -20,6 +20,8 @@ from training_harness import Service, Upstream, config, run_name, wait
 STEPS = 80
 STEP_SECONDS = 0.1
 LONG = config(steps=STEPS)
+LENDING = config(steps=STEPS, checkpoint={"every_steps": 10, "peer_memory_bytes": 1 << 24})
+"""The same steps; each node holds the parts of the other in memory."""
 
 
 class ClusterLab(Protocol):
@@ -41,6 +43,7 @@ class ClusterLab(Protocol):
     def wait_step(self, run_id: str, step: int, epoch: int = 1) -> None: ...
     def wait_ready(self) -> None: ...
     def rank(self, run_id: str, rank: int, epoch: int = 1) -> pb.RankStatus: ...
+    def events(self, run_id: str) -> list[Any]: ...
     def rows(self, run_id: str) -> list[pb.StepMetrics]: ...
     def losses(self, run_id: str) -> dict[int, float]: ...
     def agent_process(self, pod: str) -> int: ...
@@ -174,7 +177,7 @@ def test_drained_node_and_lost_node_are_left_for_the_spare_without_another_loss(
     lab: ClusterLab, unbroken: dict[int, float]
 ) -> None:
     wait_empty(lab)
-    lab.create_run("moved", LONG, spares=1, drill=paced(1, 2))
+    lab.create_run("moved", LENDING, spares=1, drill=paced(1, 2))
     lab.wait_step("moved", 13)
     lab.check_pods("moved")
     node = lab.rank("moved", 0).node
@@ -192,6 +195,8 @@ def test_drained_node_and_lost_node_are_left_for_the_spare_without_another_loss(
     gone = lab.rank("moved", 1, epoch=2)
     lab.lose_node(gone.node)
     lab.wait_step("moved", 1, epoch=3)
+    restored = [event for event in lab.events("moved") if event.type == "RESTORED" and event.data["epoch"] > 2]
+    assert restored[-1].data["bytes_peer"] > 0, "the other node had its parts"
     lost = lab.get_run("moved").status.incidents[1]
     assert (lost.action, lost.node) == (pb.RECOVERY_ACTION_NODE, gone.node)
     assert lost.detect_seconds < 5

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -305,7 +306,8 @@ class WorkerProcess:
         self._thread.start()
 
     def assign(self, assignment: Assignment, listener: socket.socket | None) -> None:
-        document = assignment.model_dump(mode="json") | {"token": assignment.token.get_secret_value()}
+        secrets = {name: getattr(assignment, name).get_secret_value() for name in ("token", "keeper_secret")}
+        document = assignment.model_dump(mode="json") | secrets
         line = json.dumps(document).encode() + b"\n"
         if assignment.listens and listener is not None:
             socket.send_fds(self._socket, [line], [listener.fileno()])
@@ -349,13 +351,16 @@ class WorkerProcess:
                     self._arrived.notify_all()
 
 
-def start_workers(world: World, ranks: int, **changes: Any) -> list[WorkerProcess]:
-    """Starts the ranks of one epoch."""
+def start_workers(
+    world: World, ranks: int, *, by_rank: Sequence[dict[str, Any]] = (), **changes: Any
+) -> list[WorkerProcess]:
+    """Starts the ranks of one epoch; `by_rank` is what is told to each of them alone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         rendezvous = f"127.0.0.1:{listener.getsockname()[1]}"
         workers = [WorkerProcess(world.folder) for _ in range(ranks)]
         for rank, worker in enumerate(workers):
-            worker.assign(world.assignment(rank, ranks, rendezvous, **changes), listener)
+            own = by_rank[rank] if by_rank else {}
+            worker.assign(world.assignment(rank, ranks, rendezvous, **changes, **own), listener)
     return workers
 
 

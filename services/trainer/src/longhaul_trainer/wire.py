@@ -119,6 +119,8 @@ class Assignment(_Message):
     object_store_url: str
     checkpoint_address: str
     token: SecretStr = SecretStr("")
+    keeper_address: str = ""
+    keeper_secret: SecretStr = SecretStr("")
     tls_ca_pem: str = ""
     scratch_dir: str
     failpoints: str = ""

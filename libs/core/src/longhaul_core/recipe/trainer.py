@@ -44,6 +44,9 @@ class CheckpointConfig(Section):
     every_steps: PositiveInt = 50
     keep_last: PositiveInt = 3
     keep_every_steps: NonNegativeInt = Field(0, description="keep each checkpoint whose step is a multiple; 0: none")
+    peer_memory_bytes: NonNegativeInt = Field(
+        0, description="memory a pod lends to ranks on other nodes for copies of their newest parts; 0: none"
+    )
 
 
 class MetricsConfig(Section):

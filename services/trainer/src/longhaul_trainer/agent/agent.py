@@ -19,8 +19,10 @@ from longhaul.training.v1.training_run_pb2 import PreflightCheck
 from longhaul_core.logging import get_logger
 from longhaul_core.net import join_address
 from longhaul_core.objects import ObjectStore
+from pydantic import SecretStr
 
 from longhaul_trainer.agent.convert import agent_event, checkpoint_committed, worker_exit
+from longhaul_trainer.agent.keeper import PartKeeper
 from longhaul_trainer.agent.link import ControllerLink, Superseded
 from longhaul_trainer.agent.logs import LogShipper
 from longhaul_trainer.agent.metrics import PodMetrics, forget_target, serve_metrics
@@ -75,6 +77,7 @@ class Agent:
         self._epoch = 0
         self._started_epoch = 0
         self._listener: socket.socket | None = None
+        self._keeper: PartKeeper | None = None
         self._ended = asyncio.Event()
         self._exit_code = ExitCode.DONE
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,6 +102,8 @@ class Agent:
         if link.done():
             self._exit_code = _link_failure(link)
         await self._kill_workers()
+        if self._keeper is not None:
+            await asyncio.to_thread(self._keeper.close)
         await self._logs.flush()
         with suppress(TimeoutError):
             if not link.done():
@@ -157,6 +162,7 @@ class Agent:
             _log.info("start of epoch ignored", epoch=command.epoch, prepared=self._epoch)
             return
         self._started_epoch = command.epoch
+        self._open_keeper(command)
         for local_rank, rank in enumerate(command.ranks):
             worker = await self._nursery.make_worker()
             self._workers[rank] = worker
@@ -164,6 +170,13 @@ class Agent:
             await worker.assign(self._assignment(command, rank, local_rank), self._listener, self._on_line)
         self._close_listener()
         _log.info("epoch started", epoch=command.epoch, ranks=list(command.ranks))
+
+    def _open_keeper(self, command: agent_pb2.StartEpoch) -> None:
+        """Lends memory to other nodes where the run asks for it; it stays open for the pod's life."""
+        wanted = MessageToDict(command.trainer_config).get("checkpoint", {}).get("peer_memory_bytes", 0)
+        if wanted and self._keeper is None:
+            self._keeper = PartKeeper(self._host, int(wanted))
+            _log.info("memory lent to other nodes", bytes=int(wanted), address=self._keeper.address)
 
     def _assignment(self, command: agent_pb2.StartEpoch, rank: int, local_rank: int) -> Assignment:
         settings = self._settings
@@ -183,6 +196,8 @@ class Agent:
             object_store_url=settings.object_store_url,
             checkpoint_address=settings.checkpoint_address,
             token=settings.agent_token,
+            keeper_address=self._keeper.address if self._keeper else "",
+            keeper_secret=SecretStr(self._keeper.secret if self._keeper else ""),
             tls_ca_pem=settings.tls_ca_pem,
             scratch_dir=str(settings.scratch_dir),
             program=command.program or "train",

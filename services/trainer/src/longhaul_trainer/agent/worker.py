@@ -89,7 +89,8 @@ class Worker:
         self.assignment = assignment
         self.heard = time.monotonic()
         self._on_line = on_line
-        document = assignment.model_dump(mode="json") | {"token": assignment.token.get_secret_value()}
+        secrets = {name: getattr(assignment, name).get_secret_value() for name in ("token", "keeper_secret")}
+        document = assignment.model_dump(mode="json") | secrets
         descriptors = [listener.fileno()] if assignment.listens and listener is not None else []
         await self._send(json.dumps(document), descriptors)
 

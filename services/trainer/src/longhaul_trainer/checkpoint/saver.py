@@ -25,6 +25,7 @@ from longhaul_trainer.checkpoint.catalogue import Catalogue, Commit, Reservation
 from longhaul_trainer.checkpoint.local_tier import LocalTier
 from longhaul_trainer.checkpoint.part_set import PartSet
 from longhaul_trainer.checkpoint.patience import GaveUp, Patience
+from longhaul_trainer.checkpoint.peer_tier import PeerTier
 from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.checkpoint.receipts import Announcement, Receipt, Receipts
 from longhaul_trainer.checkpoint.trainer_state import TRAINER_STATE_FILE, TrainerState
@@ -100,6 +101,7 @@ class Saver:
         before_commit: Callable[[int], None] | None = None,
         upload_seconds: float = UPLOAD_SECONDS,
         near: LocalTier | None = None,
+        peers: PeerTier | None = None,
         failpoints: Failpoints | None = None,
         stored: Stored | None = None,
         documents: Callable[[], Mapping[str, bytes]] = dict,
@@ -114,6 +116,7 @@ class Saver:
         self._before_commit = before_commit
         self._upload_seconds = upload_seconds
         self._near = near
+        self._peers = peers
         self._failpoints = failpoints or Failpoints()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._stop = threading.Event()
@@ -236,7 +239,10 @@ class Saver:
         contents = [(image.name, image.data) for held in self._sets for image in held.images]
         contents += [(name, memoryview(document)) for name, document in self._documents().items()]
         for name, data in contents:
-            parts.append(self._place(name, data, prefix, known.get(name), patience))
+            part = self._place(name, data, prefix, known.get(name), patience)
+            parts.append(part)
+            if self._peers is not None and not self._stop.is_set():
+                self._peers.keep(part, data)
             self._failpoints.reach(SavePoint.AFTER_FIRST_PART)
         self._failpoints.reach(SavePoint.AFTER_PARTS)
         kept = {announcement.basis: basis} if basis is not None else {}

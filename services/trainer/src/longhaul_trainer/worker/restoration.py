@@ -14,9 +14,11 @@ from torch import nn
 
 from longhaul_trainer.checkpoint.catalogue import CheckpointService
 from longhaul_trainer.checkpoint.local_tier import LocalTier, open_near_tier
+from longhaul_trainer.checkpoint.peer_tier import PeerTier
 from longhaul_trainer.checkpoint.restore import (
     MODEL_PART,
     OPTIMIZER_PART,
+    STORE,
     rank_suffix,
     read_trainer_state,
     restore_slices,
@@ -29,6 +31,9 @@ from longhaul_trainer.loop.stops import AttemptFailed
 from longhaul_trainer.optimizer.update import Update
 from longhaul_trainer.parallel.group import RankGroup
 from longhaul_trainer.wire import Assignment, Phase
+
+PLACES = (LocalTier.name, PeerTier.name, STORE)
+"""Where bytes are read from, the nearest first."""
 
 _log = get_logger(__name__)
 
@@ -44,12 +49,14 @@ class Restoration:
         model: nn.Module,
         update: Update,
         reporter: Reporter,
+        peers: PeerTier | None = None,
     ) -> None:
         self._assignment = assignment
         self._store = store
         self._group = group
         self._model, self._update = model, update
         self._reporter = reporter
+        self.peers = peers
         self.stored: Stored | None = None
 
     def resume(self, manifest: Manifest) -> TrainerState:
@@ -64,11 +71,12 @@ class Restoration:
             state, read = self._load(manifest)
         except DataLoss as error:
             raise self._damaged(error, self._assignment.resume_checkpoint) from error
+        sums = self._group.sum([float(read[place]) for place in PLACES])
         self.stored = Stored.of(state.position, manifest.parts)
         _log.info("checkpoint restored", checkpoint=manifest.name, step=state.step, **read)
         if self._group.rank == 0:
             data: dict[str, str | float] = {"step": state.step, "seconds": round(time.monotonic() - begun, 3)}
-            data |= {f"bytes_{place}": count for place, count in read.items()}
+            data |= {f"bytes_{place}": count for place, count in zip(PLACES, sums, strict=True)}
             self._reporter.event("RESTORED", "RESUME", f"Resumed from {manifest.name}", data)
         return state
 
@@ -113,7 +121,7 @@ class Restoration:
         """The state, and the bytes that this rank read from each place."""
         state = read_trainer_state(self._store, manifest)
         own, tier = rank_suffix(self._group.rank, self._group.size), self.near_tier()
-        near = [tier] if tier is not None else []
+        near = [place for place in (tier, self.peers) if place is not None]
         read: Counter[str] = Counter()
         for kind, slices in (
             (MODEL_PART, model_slices(self._model)),

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from longhaul_trainer.checkpoint.journal import JournalingReporter, MetricJournal
 from longhaul_trainer.checkpoint.part_set import PartSet
+from longhaul_trainer.checkpoint.peer_tier import Peer, PeerTier
 from longhaul_trainer.checkpoint.points import SavePoint
 from longhaul_trainer.checkpoint.receipts import Receipts
 from longhaul_trainer.checkpoint.restore import (
@@ -110,7 +111,7 @@ class Session:
         self.built = build_model(shape, self.config, grid)
         self.update = Update(self.built.model, self.config.optimizer)
         self.restoration = Restoration(
-            self.assignment, self.store, self.group, self.built.model, self.update, self.reporter
+            self.assignment, self.store, self.group, self.built.model, self.update, self.reporter, self._meet_peers()
         )
         if self.assignment.resume_manifest_key:
             state = self._resume()
@@ -142,6 +143,15 @@ class Session:
             saved_position=saved_position,
             drill=self.drill,
         )
+
+    def _meet_peers(self) -> PeerTier | None:
+        """The agents of the epoch's ranks, as far as the run has them hold parts for one another."""
+        if not self.config.checkpoint.peer_memory_bytes:
+            return None
+        assignment = self.assignment
+        own = Peer(assignment.node, assignment.keeper_address, assignment.keeper_secret.get_secret_value())
+        told = self.group.gather_documents(own.to_document())
+        return PeerTier([Peer.of(document) for document in told], self.group.rank)
 
     def _settle_micro_batch(self, stepper: Stepper, state: TrainerState) -> TrainerState:
         """Finds the micro-batch where none is given; a run that goes on in the same layout keeps what it had."""
@@ -283,6 +293,7 @@ class Session:
             ranks=ranks,
             catalogue=self.restoration.catalogue() if rank == 0 else None,
             near=self.restoration.near_tier(),
+            peers=self.restoration.peers,
             failpoints=Failpoints.parse(self.assignment.failpoints, SavePoint),
             before_commit=self._journal.write if self._journal is not None else None,
             stored=self.restoration.stored,

@@ -9,7 +9,7 @@ IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-parity bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services checkov
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-parity bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services bench-replicas bench-sizing checkov
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -92,6 +92,12 @@ test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
 
 bench-services: $(STAMP) ## gRPC core: unary calls against a bare echo, 1,000 watches, rolling restarts
 	@$(BIN)/python bench/services.py
+
+bench-replicas: $(STAMP) ## ingest and corpus: two replicas against one, and one killed (PostgreSQL, root)
+	@$(BIN)/python bench/replicas.py --rounds $(or $(REPS),3)
+
+bench-sizing: $(STAMP) ## what each service costs at 10, 100 and 1,000 nodes
+	@$(BIN)/python bench/sizing.py
 
 bench-data: $(STAMP) ## data: extraction, filters, deduplication, tokens, loader against datatrove and tokenizers
 	@test -d build/bench-peers/spacy || $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --target build/bench-peers -r bench/requirements.txt

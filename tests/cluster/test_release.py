@@ -6,6 +6,7 @@ The cluster's own controllers and scheduler do their work; containers are proces
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,11 @@ from release_lab import RELEASE, SERVICES, Release
 from tests.e2e.recipes import recipe, write_documents
 from tests.e2e.replicas import ACCESS, SECRET, Bucket
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mount namespaces and addresses of its own"),
+]
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "longhaul"
 USER = Path(__file__).parent / "user.py"

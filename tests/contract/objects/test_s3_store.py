@@ -1,7 +1,9 @@
 """What only S3 stores have: probing, credentials, an endpoint that does not answer, a damaged byte on the server."""
 
+import http.server
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +60,36 @@ def test_open_with_a_wrong_secret_is_denied(rclone_location: S3Location, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(PermissionDenied):
         S3Store.open(rclone_location)
+
+
+SKEWED = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>RequestTimeTooSkewed</Code>
+<Message>The difference between the request time and the current time is too large.</Message></Error>"""
+
+
+def test_open_with_a_wrong_clock_says_so(credentials: None) -> None:
+    class Strict(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(403)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(SKEWED)))
+            self.end_headers()
+            self.wfile.write(SKEWED)
+
+        do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Strict) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        location = S3Location("bucket", "", f"127.0.0.1:{server.server_port}", "us-east-1", secure=False)
+        with pytest.raises(FailedPrecondition, match="clock is wrong") as caught:
+            S3Store.open(location)
+        server.shutdown()
+        thread.join()
+    assert caught.value.reason == "CLOCK_SKEW"
 
 
 def test_open_without_credentials_says_what_to_set(

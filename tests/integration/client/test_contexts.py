@@ -16,8 +16,10 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
+from longhaul_client.contexts import ClusterContext
 from longhaul_core.certificates.authority import create_authority, issue
 from longhaul_core.rpc.client import connect_sync
+from longhaul_core.settings import GRPC_PORTS
 
 USERS = {"vera": "viewer", "sam": "submitter"}
 
@@ -163,7 +165,7 @@ def test_contexts_are_listed_used_and_removed_and_tokens_stay_hidden(desk: Desk)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--endpoint", "nowhere"), "endpoint"),
+        (("--endpoint", "nowhere:port"), "endpoint"),
         (("--endpoint", "a:1", "--service", "billing=b:2"), "'billing' is not a service"),
         (("--endpoint", "a:1", "--service", "ingest"), "NAME=host:port"),
         (("--endpoint", "a:1", "--ca", "absent.pem"), "absent.pem"),
@@ -173,6 +175,11 @@ def test_wrong_context_is_refused(desk: Desk, arguments: tuple[str, ...], text: 
     refused = desk.longhaul("context", "add", "wrong", *arguments)
     assert refused.returncode == 6, refused.stderr
     assert text in refused.stderr
+
+
+def test_host_without_a_port_has_each_service_at_its_own() -> None:
+    addresses = ClusterContext(endpoint="lab.example", addresses={"corpus": "other:1"}).connection().addresses
+    assert addresses == {service: f"lab.example:{port}" for service, port in GRPC_PORTS.items()} | {"corpus": "other:1"}
 
 
 def test_damaged_contexts_file_is_named(desk: Desk, tmp_path: Path) -> None:

@@ -183,6 +183,15 @@ def test_store_that_does_not_answer_is_named_and_sigterm_ends_the_wait(started: 
     assert service.process.wait(timeout=DEADLINE_SECONDS) == 0
 
 
+def test_volume_that_cannot_be_written_is_named_and_waited_for(started: Any) -> None:
+    service = started(LONGHAUL_DATA_DIR="/sys/longhaul")  # where nobody makes a folder, root neither
+    assert service.health() == NOT_SERVING
+    assert service.health(LIVE, probes=True) == SERVING
+    assert len(service.waits()) == 1
+    with Client(Connection(dict.fromkeys(SERVICES, service.address))) as client:
+        assert "/sys/longhaul/checkpoint" in probe(client, "checkpoint", "projects/default").state
+
+
 def test_what_only_we_can_mend_ends_the_process_with_its_reason(started: Any) -> None:
     service = started(LONGHAUL_DATABASE_URL="mysql://somewhere/database")
     assert service.process.wait(timeout=DEADLINE_SECONDS) == 78

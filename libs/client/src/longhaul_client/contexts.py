@@ -13,6 +13,7 @@ from typing import Self
 import yaml
 from longhaul_core.errors import InvalidArgument, NotFound
 from longhaul_core.net import split_address
+from longhaul_core.settings import GRPC_PORTS
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_serializer, field_validator
 
 from longhaul_client.connection import Connection
@@ -27,7 +28,7 @@ class ClusterContext(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     endpoint: str
-    """host:port that reaches all services."""
+    """host:port that reaches all services; a host alone has each of them at its own port."""
     addresses: dict[str, str] = {}
     """Services that answer elsewhere."""
     token: SecretStr = SecretStr("")
@@ -39,7 +40,8 @@ class ClusterContext(BaseModel):
     @field_validator("endpoint")
     @classmethod
     def _check_endpoint(cls, value: str) -> str:
-        split_address(value, "endpoint")
+        if ":" in value or not value:
+            split_address(value, "endpoint")
         return value
 
     @field_validator("addresses")
@@ -58,10 +60,13 @@ class ClusterContext(BaseModel):
     def connection(self) -> Connection:
         """How to reach the services."""
         return Connection(
-            {service: self.addresses.get(service, self.endpoint) for service in SERVICES},
+            {service: self.addresses.get(service) or self._address(service) for service in SERVICES},
             token=self.token.get_secret_value() or None,
             tls_ca=self.ca.encode() if self.tls else None,
         )
+
+    def _address(self, service: str) -> str:
+        return self.endpoint if ":" in self.endpoint else f"{self.endpoint}:{GRPC_PORTS[service]}"
 
 
 class Contexts(BaseModel):

@@ -20,7 +20,7 @@ NameArgument = Annotated[str, typer.Argument(help="Name of the context.", metava
 @app.command()
 def add(
     name: NameArgument,
-    endpoint: Annotated[str, typer.Option(help="host:port that reaches the services.")],
+    endpoint: Annotated[str, typer.Option(help="host:port that reaches all services, or a host with one port each.")],
     token_file: Annotated[Path | None, typer.Option(help="File that holds your token; - reads it from input.")] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM roots; without it those of the system.")] = None,
     plaintext: Annotated[bool, typer.Option("--plaintext", help="No TLS: only where the way is safe.")] = False,

@@ -81,6 +81,13 @@ def _from_code(status: int, code: str, error: Exception, key: str) -> LonghaulEr
             metadata=metadata,
             action="Create the bucket, or correct LONGHAUL_OBJECT_STORE_URL.",
         )
+    if code == "RequestTimeTooSkewed":
+        return FailedPrecondition(
+            "The object store refuses requests of this machine: its clock is wrong.",
+            reason="CLOCK_SKEW",
+            metadata=metadata,
+            action="Set the clock of this machine, or of the store's, by NTP.",
+        )
     if code in _DENIED:
         return PermissionDenied(
             f"The object store refuses access to {key!r}: {code}.",

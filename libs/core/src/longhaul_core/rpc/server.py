@@ -106,10 +106,11 @@ async def _hosted(settings: ServiceSettings, build: Build, shutdown: asyncio.Eve
         stack.callback(port.close)
         waiting = partial(open_when_there, settings=settings, port=port, shutdown=shutdown)
         database_url, store_url = settings.resolved_database_url, settings.resolved_object_store_url
-        db = await waiting(lambda: Database.open(database_url), remote=not database_url.startswith("sqlite"))
+        in_pod = bool(settings.health_address)  # its volume is another machine's too: an end would only hide the reason
+        db = await waiting(lambda: Database.open(database_url), remote=in_pod or not database_url.startswith("sqlite"))
         stack.push_async_callback(asyncio.to_thread, db.close)
         db.observed_by(DatabaseMetrics(metrics).observe)
-        store = await waiting(lambda: open_store(store_url), remote=not store_url.startswith("file:"))
+        store = await waiting(lambda: open_store(store_url), remote=in_pod or not store_url.startswith("file:"))
         if settings.metrics_address:
             metrics_server = start_metrics_server(settings.metrics_address, metrics.registry)
             stack.callback(metrics_server.close)

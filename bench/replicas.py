@@ -1,0 +1,194 @@
+"""Ingest and corpus with one replica and with two, one worker each: time, digests, and a killed replica.
+
+`make bench-replicas` prints one JSON object a line and at last how many targets were met. Replicas share a PostgreSQL
+and a folder as their store; nothing else is started, so that two cores are for two workers, less what the database, the
+services' own loops and the operating system take. Rounds alternate; the speed is that of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "e2e")]
+
+from longhaul.common.v1 import resource_pb2  # noqa: E402 - found through the path above
+from longhaul.corpus.v1 import corpus_build_pb2, token_set_pb2  # noqa: E402 - as above
+from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2  # noqa: E402 - as above
+from longhaul_client import convert  # noqa: E402 - as above
+from longhaul_client.recipes import Recipe, read_recipe  # noqa: E402 - as above
+from longhaul_client.sdk import call  # noqa: E402 - as above
+from longhaul_core.manifests import read_manifest  # noqa: E402 - as above
+from longhaul_core.objects import open_store  # noqa: E402 - as above
+
+from tests import conftest  # noqa: E402 - as above
+from tests.e2e.recipes import recipe, write_documents, write_recipe  # noqa: E402 - as above
+from tests.e2e.replicas import Production  # noqa: E402 - as above
+
+PARENT, NAME = "projects/default", "bench"
+ROUNDS, TARGET = 3, 1.6
+FILES, DOCUMENTS = 64, 250
+DEADLINE_SECONDS = 900.0
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server on loopback; the URL has no database."""
+    program = conftest.find_program("postgres")
+    if program is None:
+        raise SystemExit("bench-replicas: PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="longhaul-bench-pg-", dir="/tmp"))
+    shutil.chown(folder, "postgres")
+    port = conftest.take_port()
+    options = ["--username=longhaul", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+    subprocess.run(
+        [program.with_name("initdb"), "-D", folder / "data", *options],
+        check=True, user="postgres", cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"]
+    arguments = [part for setting in settings for part in ("-c", setting)]
+    server = subprocess.Popen(
+        [program, "-D", folder / "data", *arguments], user="postgres", cwd="/",
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        url = f"postgresql://longhaul@127.0.0.1:{port}"
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                psycopg.connect(f"{url}/postgres", connect_timeout=1).close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, "PostgreSQL does not answer"
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sources(folder: Path) -> Recipe:
+    """JSONL files of equal size; every document is another one."""
+    folder.mkdir()
+    for number in range(FILES):
+        texts = write_documents(folder / "texts", documents=DOCUMENTS, seed=number)
+        rows = (json.dumps({"text": path.read_text()}) for path in sorted(texts.iterdir()))
+        (folder / f"{number:03d}.jsonl").write_text("\n".join(rows) + "\n")
+        shutil.rmtree(texts)
+    document = recipe(NAME, folder, kind="jsonl")
+    return read_recipe(write_recipe(folder.with_suffix(".yaml"), document))
+
+
+def seconds_of(status: Any) -> float:
+    """From the start of a job to its end, by the service's clock."""
+    return float((status.end_time.ToNanoseconds() - status.start_time.ToNanoseconds()) / 1e9)
+
+
+class Round:
+    """One ingestion and one corpus build with so many replicas of each."""
+
+    def __init__(self, folder: Path, server: str, wanted: Recipe, count: int) -> None:
+        database = f"bench_{folder.name.replace('-', '_')}"
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {database}")
+        self.store = f"file://{folder / 'store'}"
+        self.recipe = wanted
+        services = ("ingest", "corpus")
+        url = f"{server}/{database}"
+        self.production = Production(folder, url, self.store, count=count, nodes=0, services=services)
+
+    def run(self, *, kill: bool = False) -> tuple[dict[str, float], list[Any]]:
+        """Seconds by service, and digests of what was made."""
+        client = self.production.client
+        try:
+            spec = convert.ingestion_spec(self.recipe)
+            made = ingestion_pb2.CreateIngestionRequest(parent=PARENT, ingestion_id=NAME, spec=spec)
+            call(client.ingestions.CreateIngestion, made)
+            ingested = self._end("ingest", kill)
+            build = convert.corpus_build_spec(self.recipe, dataset=f"{PARENT}/datasets/{NAME}", tokenizer="")
+            asked = corpus_build_pb2.CreateCorpusBuildRequest(parent=PARENT, corpus_build_id=NAME, spec=build)
+            call(client.corpus_builds.CreateCorpusBuild, asked)
+            built = self._end("corpus", kill)
+            return {"ingest": seconds_of(ingested), "corpus": seconds_of(built)}, self._digests()
+        finally:
+            self.production.stop()
+
+    def _status(self, service: str) -> Any:
+        client = self.production.client
+        if service == "ingest":
+            asked = ingestion_pb2.GetIngestionRequest(name=f"{PARENT}/ingestions/{NAME}")
+            return call(client.ingestions.GetIngestion, asked).status
+        return call(
+            client.corpus_builds.GetCorpusBuild,
+            corpus_build_pb2.GetCorpusBuildRequest(name=f"{PARENT}/corpusBuilds/{NAME}"),
+        ).status
+
+    def _end(self, service: str, kill: bool) -> Any:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while (status := self._status(service)).state != resource_pb2.JOB_STATE_SUCCEEDED:
+            assert status.state != resource_pb2.JOB_STATE_FAILED, status.reason
+            assert time.monotonic() < deadline, status
+            if kill and status.progress.fraction > 0.2:
+                self.production.of(service)[0].kill()
+                kill = False
+            time.sleep(0.2)
+        assert not kill, f"{service} had ended before it was killed"
+        return status
+
+    def _digests(self) -> list[Any]:
+        client, store = self.production.client, open_store(self.store)
+        dataset = call(client.datasets.GetDataset, dataset_pb2.GetDatasetRequest(name=f"{PARENT}/datasets/{NAME}"))
+        tokens = call(
+            client.token_sets.GetTokenSet, token_set_pb2.GetTokenSetRequest(name=f"{PARENT}/tokenSets/{NAME}")
+        )
+        manifests = [read_manifest(store, made.manifest_key) for made in (dataset, tokens)]
+        return [[(part.key.rpartition("/")[2], part.digest) for part in manifest.parts] for manifest in manifests]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
+    taken: dict[tuple[str, int], list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="longhaul-bench-") as name, postgres() as server:
+        folder = Path(name)
+        wanted = sources(folder / "sources")
+        digests = []
+        for number in range(rounds):
+            for count in (1, 2):
+                seconds, made = Round(folder / f"r{number}-{count}", server, wanted, count).run()
+                digests.append(made)
+                for service, spent in seconds.items():
+                    taken.setdefault((service, count), []).append(spent)
+        digests.append(Round(folder / "killed-2", server, wanted, 2).run(kill=True)[1])
+    met = []
+    for service in ("ingest", "corpus"):
+        one, two = (statistics.median(taken[service, count]) for count in (1, 2))
+        met.append(one / two >= TARGET)
+        row = {"bench": f"replicas/{service}", "ours": round(two, 2), "peer": round(one, 2), "peer_name": "1 replica"}
+        print(json.dumps({**row, "unit": "s", "ratio": round(one / two, 3), "target": f">= {TARGET}", "met": met[-1]}))
+    same = all(made == digests[0] for made in digests)
+    met.append(same)
+    row = {"bench": "replicas/digests", "ours": len(digests), "peer": None, "peer_name": None, "unit": "builds"}
+    print(json.dumps({**row, "ratio": None, "target": "the same, one with killed replicas", "met": same}))
+    print(f"bench-replicas: {sum(met)} of {len(met)} targets met")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -89,25 +89,39 @@ class ReportStore:
         self, project: str, run_id: str, pod: str, reports: Sequence[tuple[int, Report]], term: int
     ) -> StoredRun:
         """Applies the reports of one pod that were not applied yet; raises Aborted (STALE_TERM)."""
+        return load(await self._apply(project, run_id, {pod: reports}, term))
+
+    async def apply_all(
+        self, project: str, run_id: str, reports: Mapping[str, Sequence[tuple[int, Report]]], term: int
+    ) -> str:
+        """Applies those of several pods of a run in one transaction; the run's uid. Raises Aborted (STALE_TERM)."""
+        return (await self._apply(project, run_id, reports, term)).uid
+
+    async def _apply(
+        self, project: str, run_id: str, reports: Mapping[str, Sequence[tuple[int, Report]]], term: int
+    ) -> ResourceRow:
         now = self._clock.now()
 
         def transact(session: Session) -> ResourceRow:
             check_term(session, term)
             row = resources.get(session, KIND, project, run_id, for_update=True)
-            done = int(row.status["sequences"].get(pod, 0))
-            new = [report for sequence, report in reports if sequence > done]
+            sequences = dict(row.status["sequences"])
+            new: list[Report] = []
+            for pod, numbered in reports.items():
+                done = int(sequences.get(pod, 0))
+                new += [report for sequence, report in numbered if sequence > done]
+                sequences[pod] = max([done, *(sequence for sequence, _ in numbered)])
             if not new:
                 return row
             folded, happened = _fold(session, row, codec.load_reports(row), new)
-            sequences = {**row.status["sequences"], pod: max(sequence for sequence, _ in reports)}
             status = {**row.status, "reports": codec.dump_reports(folded), "sequences": sequences}
             row = resources.update(session, row, status=status, now=now)
             append_events(session, row, happened, now)
             return row
 
-        stored = load(await self._db.run(transact))
-        await self._clear_journal(stored, reports)
-        return stored
+        row = await self._db.run(transact)
+        await self._clear_journal(row, [report for numbered in reports.values() for _, report in numbered])
+        return row
 
     async def recover(self, project: str, run_id: str, through: int, term: int) -> None:
         """Commits the rows up to a checkpoint's position that died with the agents; raises Aborted (STALE_TERM).
@@ -131,16 +145,16 @@ class ReportStore:
 
         await self._db.run(transact)
 
-    async def _clear_journal(self, stored: StoredRun, reports: Sequence[tuple[int, Report]]) -> None:
+    async def _clear_journal(self, row: ResourceRow, reports: Sequence[Report]) -> None:
         """Forgets what the journal holds up to a checkpoint that is reported: its agent reported the rows before."""
-        steps = [report.step for _, report in reports if isinstance(report, CheckpointReport)]
+        steps = [report.step for report in reports if isinstance(report, CheckpointReport)]
         if not steps:
             return
-        run, through = stored.run, min(max(steps), stored.reports.position)
+        through = min(max(steps), codec.load_reports(row).position)
         try:
-            await asyncio.to_thread(self._journal.clear, run.project, run.id, through)
+            await asyncio.to_thread(self._journal.clear, row.project, row.id, through)
         except LonghaulError as error:
-            log.warning("journal not cleared", run=run.name, error=str(error))
+            log.warning("journal not cleared", run=row.id, error=str(error))
 
     async def archive(self, project: str, run_id: str, run_uid: str) -> bool:
         """Moves the oldest rows to a segment; the segment is there before the rows are gone. Whether it did."""

@@ -16,7 +16,8 @@ from longhaul_core.ids import parse_name
 from longhaul_training.adapters.commands import Redirect, Welcome
 from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import Leadership
-from longhaul_training.adapters.reception import Arrival, Reception, ReportDesk
+from longhaul_training.adapters.reception import Arrival, Reception
+from longhaul_training.adapters.report_desk import ReportDesk
 from longhaul_training.convert import agents as convert
 
 BEARER = "Bearer "
@@ -44,19 +45,15 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
         arrival = _arrival(await anext(request_iterator, None), context, self._clock.now().timestamp())
         admission = await self._reception.admit(arrival, term.number)
         session = admission.session
-        desk = self._reception.desk(session)
-        tasks = (
-            asyncio.create_task(self._listen(request_iterator, session, desk), name=f"listen {session.pod}"),
-            asyncio.create_task(desk.run(), name=f"reports {session.pod}"),
-        )
-        try:
-            yield convert.response_of(Welcome(admission.acknowledged), session.term)
-            while (command := await session.outgoing.get()) is not None:
-                yield convert.response_of(command, session.term)
-        finally:
-            for task in tasks:
-                task.cancel()
-            self._hub.detach(session)
+        with self._reception.desks.serving(session) as desk:
+            listening = asyncio.create_task(self._listen(request_iterator, session, desk), name=f"listen {session.pod}")
+            try:
+                yield convert.response_of(Welcome(admission.acknowledged), session.term)
+                while (command := await session.outgoing.get()) is not None:
+                    yield convert.response_of(command, session.term)
+            finally:
+                listening.cancel()
+                self._hub.detach(session)
 
     async def _listen(
         self, requests: AsyncIterator[pb.ConnectRequest], session: AgentSession, desk: ReportDesk
@@ -73,7 +70,7 @@ class AgentServicer(agent_pb2_grpc.AgentServiceServicer):
                     ready = request.epoch_ready
                     self._hub.prepared(session, ready.epoch, ready.rendezvous_address)
                 if request.sequence:
-                    desk.hand_in(request.sequence, convert.report_of(request, session.pod))
+                    desk.hand_in(session, request.sequence, convert.report_of(request, session.pod))
         finally:
             session.outgoing.put_nowait(None)
 

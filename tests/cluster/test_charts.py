@@ -53,7 +53,7 @@ def values(**image: str) -> dict[str, Any]:
 
 def left(lab: Lab) -> dict[str, set[str]]:
     """What is there of the release, apart from its volume, which is kept."""
-    kinds = set(PLURALS) - {"Namespace", "Node", "PersistentVolumeClaim"}
+    kinds = set(PLURALS) - {"Namespace", "Node", "PersistentVolume", "PersistentVolumeClaim"}
     found = {kind: lab.names(kind, OF_RELEASE) for kind in kinds}
     for kind in ("ClusterRole", "ClusterRoleBinding"):
         found[kind] = {name for name in found[kind] if name.startswith(f"{lab.namespace}-")}

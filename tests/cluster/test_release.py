@@ -104,6 +104,8 @@ def test_trial_trains_a_model_and_leaves_nothing_but_its_volume(lab: Lab, tmp_pa
         assert {"default.run-trial-0-1"} <= set(machine.seen), machine.seen
         config.uninstall(RELEASE, timeout=120)
         release.wait(lambda: not release.left(), "nothing left but the volume")
+        assert lab.names("PersistentVolumeClaim", OF_RELEASE) == {f"{RELEASE}-data"}
+    lab.call("DELETE", lab.path("PersistentVolume", f"{lab.namespace}-{RELEASE}-data"))
 
 
 @pytest.fixture

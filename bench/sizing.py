@@ -1,8 +1,8 @@
 """What each service costs at 10, 100 and 1,000 nodes: processor, memory, growth of its database.
 
 `make bench-sizing` prints one JSON object a line. Nodes of 8 GPUs are played: exporters send real pages every 5 s,
-agents of one run on all nodes hold real streams with a heartbeat a second. What a service costs at rest is measured on
-the service alone; what a checkpoint takes in the database, on 1,000 that are begun.
+agents of one run on all nodes (one rank each) hold real streams with a heartbeat a second. What a service costs at rest
+is measured on the service alone; what a checkpoint takes in the database, on 1,000 that are begun.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def stored_bytes(folder: Path) -> int:
 async def measure_training(nodes: int) -> None:
     """One run on all nodes: agents joined and stepping, heartbeats a second."""
     control.AGENTS = nodes
-    with control.service(nodes, 8, 0.0) as process:
+    with control.service(nodes, 1, 0.0) as process:
         async with contextlib.AsyncExitStack() as stack:
             channels = [
                 await stack.enter_async_context(grpc.aio.insecure_channel(process.address))
                 for _ in range(control.CHANNELS)
             ]
             runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(channels[0])
-            await control._create(runs, "many", nodes, 8)
+            await control._create(runs, "many", nodes)
             name = training_run_pb2.GetTrainingRunRequest(name="projects/default/trainingRuns/many")
             uid = (await runs.GetTrainingRun(name)).metadata.uid
             identity = await control._identity(process.database)

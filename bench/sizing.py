@@ -30,6 +30,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2, checkpoint_pb2_grpc
 from longhaul.training.v1 import training_run_pb2, training_run_pb2_grpc
 from longhaul_core.clock import SystemClock
 from longhaul_core.cluster.fake import FakeCluster
+from longhaul_core.logging import configure_logging
 from longhaul_core.rpc.client import connect
 from longhaul_gpuhealth.domain.model import HealthState
 
@@ -207,6 +208,7 @@ def main() -> None:
         gpuhealth.NODES = given.nodes[0]
         asyncio.run(gpuhealth.serve(given.port))
     elif given.watch:
+        configure_logging("bench", "error", "console")
         asyncio.run(watch(given.nodes[0], given.port))
     else:
         for service in AT_REST:

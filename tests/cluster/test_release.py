@@ -19,7 +19,7 @@ from chart_lab import Lab, load_values
 from longhaul_core.rpc.user_tokens import digest_of
 from longhaul_core.settings import GRPC_PORTS
 from machine import TOLERATION, Machine
-from release_lab import RELEASE, SERVICES, Release
+from release_lab import OF_RELEASE, RELEASE, SERVICES, Release
 
 from tests.e2e.recipes import recipe, write_documents
 from tests.e2e.replicas import ACCESS, SECRET, Bucket

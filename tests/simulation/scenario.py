@@ -128,6 +128,7 @@ async def _play(simulation: Simulation) -> str:
     else:
         left = {run: str(states[-1]) for run, states in simulation.states.items()}
         raise AssertionError(f"not over: {left}, pods {[(p.name, p.phase, p.node) for p in simulation.pods()]}")
+    simulation.db_down = 0
     traces = [await check_history(simulation, run) for run in simulation.states]
     for run in simulation.cancelled:
         states = simulation.states[run]

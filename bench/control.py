@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,7 @@ async def bench_large_cluster() -> None:
         p99 = quantile(looks, 0.99) * 1e3
         report("reconcile_event_p99", p99, "ms", "<= 200 with 8,000 GPUs and 500 runs", p99 <= 200.0,
                p50=round(quantile(looks, 0.5) * 1e3, 2), events=EVENTS)  # fmt: skip
+        await _mass_event(plane)
         resyncs = []
         for _ in range(ROUNDS):
             plane.renew()
@@ -177,6 +179,19 @@ async def bench_large_cluster() -> None:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         report("memory", memory, "MiB", "<= 1024 in all", memory <= 1024.0)
         await plane.close()
+
+
+async def _mass_event(plane: Plane) -> None:
+    """The streams of all runs close at once, as when a switch fails: one pass finds all of them suspect."""
+    for session in plane.sessions.values():
+        plane.hub.detach(session)
+    for _ in range(8):
+        await asyncio.sleep(0.2)
+        plane.attention.beat()
+    seconds = await plane.look()
+    states = Counter(str(state) for state in (await plane.states()).values())
+    assert states["SUSPECT"] >= RUNS - EVENTS - WARM_UP, states
+    report("mass_suspect", seconds, "s", "<= 2 for 500 runs at once", seconds <= 2.0, suspect=states["SUSPECT"])
 
 
 async def _until_running(plane: Plane, runs: int) -> None:

@@ -245,9 +245,10 @@ class Controller:
             look.note_run(seen.run)
             if seen.run.control.state in QUEUED_STATES and was not in QUEUED_STATES:
                 break
+        if seen is stored:
+            return _Decided(stored, None, decision)
         look.note_run(seen.run, until_written=stored.run)
-        change = Change(seen.run.control, tuple(events)) if seen is not stored else None
-        return _Decided(stored, change, decision)
+        return _Decided(stored, Change(seen.run.control, tuple(events)), decision)
 
     async def _settle(self, decided: Sequence[_Decided], look: Look, term: int) -> list[StoredRun]:
         """Writes all changed records in one transaction, each once with all its events, and only then acts."""

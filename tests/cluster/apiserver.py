@@ -1,7 +1,7 @@
 """etcd and kube-apiserver of a folder (KUBEBUILDER_ASSETS), started on free ports of loopback.
 
-No scheduler, no controller, no kubelet: the tests play them. The service account admission is off, because the accounts
-that it asks for are made by a controller.
+kube-controller-manager and kube-scheduler are started too where the folder has them; else the tests play them, and the
+service account admission is off, because the accounts that it asks for are made by a controller. Kubelets are played.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 TOKEN = "longhaul-test-token"
+CONTROLLERS, SCHEDULER = "kube-controller-manager", "kube-scheduler"
 START_SECONDS = 60.0
 
 
@@ -41,6 +42,7 @@ class ApiServer:
         self._start_apiserver(etcd, api)
         _await(f"https://127.0.0.1:{api}/readyz", self._processes[-1], self.folder / "kube-apiserver.log")
         self.kubeconfig = self._write_kubeconfig(api)
+        self._start_controllers()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,8 +85,16 @@ class ApiServer:
             f"--service-account-signing-key-file={signing}",
             f"--token-auth-file={tokens}",
             "--authorization-mode=RBAC",
-            "--disable-admission-plugins=ServiceAccount",
+            *(() if (self.assets / CONTROLLERS).exists() else ("--disable-admission-plugins=ServiceAccount",)),
         )
+
+    def _start_controllers(self) -> None:
+        common = (f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0")
+        if (self.assets / CONTROLLERS).exists():
+            key = f"--service-account-private-key-file={self.folder / 'service-accounts.pem'}"
+            self._start(CONTROLLERS, *common, key, f"--cert-dir={self.folder / 'controllers'}")
+        if (self.assets / SCHEDULER).exists():
+            self._start(SCHEDULER, *common)
 
     def _start(self, program: str, *arguments: str) -> None:
         with (self.folder / f"{program}.log").open("wb") as log:

@@ -41,7 +41,7 @@ from tests.e2e.replicas import Production  # noqa: E402 - as above
 
 PARENT = "projects/default"
 ROUNDS, TARGET = 3, 1.6
-FILES, DOCUMENTS, WARM_DOCUMENTS = 64, 400, 10
+FILES, DOCUMENTS, WARM_DOCUMENTS = 64, 200, 10
 DEADLINE_SECONDS = 900.0
 
 

@@ -5,7 +5,9 @@ shape and batch, turn by turn, medians of three. FLOPs a token are 6Â·N_mm + 12Â
 when tied; the share of the datasheet's dense bf16 peak stands beside that of a large matrix product measured here. A
 torchtitan-style loop is compared where torchtitan is installed.
 
-Usage: python bench/gpu.py [124m 350m 1.3b 3b]
+Without a GPU nothing is measured; `--rehearse` then walks the same way once with a tiny model on the CPU, not compiled.
+
+Usage: python bench/gpu.py [--rehearse] [124m 350m 1.3b 3b]
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from longhaul_trainer.parallel.group import RankGroup, choose_device, open_group
 from longhaul_trainer.parallel.sharding import build_model
 
 WARM_UP, STEPS, REPEATS = 5, 10, 3
-GEMM_SIZE = 8192
+GEMM_SIZE, REHEARSED_GEMM_SIZE = 8192, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,9 @@ CASES = {
 }
 
 
+REHEARSAL = Case(_model(32, 2, 4, 64, 128, kv_heads=2), 32, 4, 2, 0.0, "selective")
+
+
 def random_batch(case: Case) -> Batch:
     """Full rows, one document each: the peer's best case."""
     tokens = torch.randint(0, case.model["vocabulary_size"], (case.batch, case.length + 1)).numpy()
@@ -84,8 +89,9 @@ def ours(case: Case, group: RankGroup) -> tuple[Callable[[int], None], DecoderSh
                 "micro_batch_size": case.micro,
             },
             "runtime": {
+                "device": group.device.type,
                 "precision": "bfloat16",
-                "compile": True,
+                "compile": group.device.type == "cuda",
                 "deterministic": False,
                 "recomputation": case.recomputation,
                 "attention": "portable",
@@ -112,7 +118,7 @@ def peer(case: Case, device: torch.device, shape: DecoderShape) -> Callable[[int
     model = LlamaForCausalLM(config).to(device)
     if case.recomputation != "none":
         model.gradient_checkpointing_enable()
-    compiled = torch.compile(model)
+    compiled = torch.compile(model) if device.type == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     batch = random_batch(case)
     tokens, labels = (torch.from_numpy(part).to(device) for part in (batch.tokens, batch.labels))
@@ -120,7 +126,7 @@ def peer(case: Case, device: torch.device, shape: DecoderShape) -> Callable[[int
     def step(_: int) -> None:
         for begin in range(0, case.batch, case.micro):
             rows = slice(begin, begin + case.micro)
-            with torch.autocast("cuda", torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 logits = compiled(input_ids=tokens[rows], use_cache=False).logits
             loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels[rows].flatten())
             (loss * case.micro / case.batch).backward()
@@ -131,46 +137,56 @@ def peer(case: Case, device: torch.device, shape: DecoderShape) -> Callable[[int
     return step
 
 
-def timed(step: Callable[[int], None]) -> tuple[float, float]:
+def settle(device: torch.device) -> None:
+    """Waits for all kernels."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(step: Callable[[int], None], device: torch.device) -> tuple[float, float]:
     """Seconds a step, median of the repeats, and the most bytes that were allocated."""
     for number in range(1, WARM_UP + 1):
         step(number)
-    torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     found = []
     for _ in range(REPEATS):
-        torch.cuda.synchronize()
+        settle(device)
         began = time.perf_counter()
         for number in range(STEPS):
             step(WARM_UP + 1 + number)
-        torch.cuda.synchronize()
+        settle(device)
         found.append((time.perf_counter() - began) / STEPS)
-    return statistics.median(found), float(torch.cuda.max_memory_allocated())
+    return statistics.median(found), float(torch.cuda.max_memory_allocated()) if device.type == "cuda" else 0.0
 
 
 def gemm_peak(device: torch.device) -> float:
     """FLOPs a second of one large bf16 product."""
-    left, right = (torch.randn(GEMM_SIZE, GEMM_SIZE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    size = GEMM_SIZE if device.type == "cuda" else REHEARSED_GEMM_SIZE
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
         left @ right
-    torch.cuda.synchronize()
+    settle(device)
     began = time.perf_counter()
     for _ in range(20):
         left @ right
-    torch.cuda.synchronize()
-    return 20 * 2.0 * GEMM_SIZE**3 / (time.perf_counter() - began)
+    settle(device)
+    return 20 * 2.0 * size**3 / (time.perf_counter() - began)
 
 
-def components(step: Callable[[int], None]) -> dict[str, float]:
-    """Share of GPU time by kind of kernel, of one step."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+def components(step: Callable[[int], None], device: torch.device) -> dict[str, float]:
+    """Share of the device's time by kind of kernel, of one step."""
+    kind = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[kind]) as profile:
         step(1)
-        torch.cuda.synchronize()
+        settle(device)
     kinds = {"matrix products": ("gemm", "cutlass", "nvjet"), "attention": ("flash", "fmha", "attention")}
     sums = dict.fromkeys([*kinds, "optimizer", "rest"], 0.0)
     for event in profile.key_averages():
-        name, spent = event.key.lower(), float(event.self_device_time_total)
-        kind = next((k for k, words in kinds.items() if any(word in name for word in words)), "rest")
-        sums["optimizer" if "adam" in name or "multi_tensor" in name else kind] += spent
+        spent = float(event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total)
+        name = event.key.lower()
+        found = next((k for k, words in kinds.items() if any(word in name for word in words)), "rest")
+        sums["optimizer" if "adam" in name or "multi_tensor" in name else found] += spent
     whole = sum(sums.values()) or 1.0
     return {kind: round(spent / whole, 3) for kind, spent in sums.items()}
 
@@ -178,26 +194,29 @@ def components(step: Callable[[int], None]) -> dict[str, float]:
 def free() -> None:
     gc.collect()
     torch.compiler.reset()
-    torch.cuda.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def main() -> None:
-    if not torch.cuda.is_available():
+    names = [name for name in sys.argv[1:] if name != "--rehearse"] or list(CASES)
+    cases = {name: CASES[name] for name in names}
+    if "--rehearse" in sys.argv:
+        cases = {"rehearsal on the CPU": REHEARSAL}
+    elif not torch.cuda.is_available():
         sys.exit("bench-gpu: there is no NVIDIA GPU here; nothing was measured")
-    device = choose_device("cuda", 0)
+    device = choose_device("cpu" if "--rehearse" in sys.argv else "cuda", 0)
     group = open_group(0, 1, device)
     measured_peak, datasheet = gemm_peak(device), device_peak(device)
     print(json.dumps({"bench": "gemm", "ours": round(measured_peak / 1e12, 1), "unit": "TFLOP/s bf16"}), flush=True)
     met = 0
-    names = sys.argv[1:] or list(CASES)
-    for name in names:
-        case = CASES[name]
+    for name, case in cases.items():
         step, shape = ours(case, group)
-        seconds, memory = timed(step)
-        shares = components(step)
+        seconds, memory = timed(step, device)
+        shares = components(step, device)
         del step
         free()
-        theirs, peer_memory = timed(peer(case, device, shape))
+        theirs, peer_memory = timed(peer(case, device, shape), device)
         free()
         tokens = case.batch * case.length
         flops = shape.flops_per_token(case.length) * tokens
@@ -217,13 +236,13 @@ def main() -> None:
             "share_of_measured_gemm": round(flops / seconds / measured_peak, 4),
             "memory_gb": round(memory / 1e9, 2),
             "peer_memory_gb": round(peer_memory / 1e9, 2),
-            "device": torch.cuda.get_device_name(device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "peak_flops": datasheet,
             "components": shares,
             "torchtitan": "installed" if importlib.util.find_spec("torchtitan") else "not installed",
         }
         print(json.dumps(row), flush=True)
-    print(f"bench-gpu: {met} of {len(names)} targets met")
+    print(f"bench-gpu: {met} of {len(cases)} targets met")
 
 
 if __name__ == "__main__":

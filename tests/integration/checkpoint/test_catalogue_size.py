@@ -1,15 +1,11 @@
 """A catalogue of 100,000 checkpoints answers at once."""
 
+import sqlite3
 import time
-from dataclasses import fields, replace
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
 
 from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
 from longhaul_checkpoint.adapters.records import CHECKPOINT_KIND
-from longhaul_core.db import Database, ResourceRow
-from longhaul_core.db.schema import counters
-from longhaul_core.db.schema import resources as table
-from sqlalchemy import insert, select, update
 
 from tests.integration.checkpoint.support import RUN
 
@@ -17,33 +13,24 @@ ROWS = 100_000
 LIMIT_SECONDS = 0.010
 
 
+COPY = """
+WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < :rows),
+template AS (SELECT * FROM resources WHERE kind = :kind LIMIT 1)
+INSERT INTO resources (kind, project, id, uid, revision, fingerprint, request_id, state, spec, status,
+                       created_at, updated_at, deleted)
+SELECT kind, project, printf('r1-step-%08d-e1', n), printf('%032x', n), n + 50, fingerprint, request_id, state,
+       json_set(spec, '$.step', n),
+       json_object('commitment', json_extract(json_set(status, '$.commitment.previous', ''), '$.commitment')),
+       strftime('%Y-%m-%d %H:%M:%f', '2025-01-01', '+' || n || ' minutes') || '000', updated_at, deleted
+FROM template, numbers
+"""
+
+
 def _fill(tmp_path, rows: int) -> None:
     """Copy the one committed checkpoint, step by step, as a run of many years would have left them."""
-    db = Database.open(f"sqlite:///{tmp_path}/checkpoint/checkpoint.sqlite3")
-    names = [field.name for field in fields(ResourceRow)]
-
-    def copy(session):
-        found = session.execute(select(*(table.c[name] for name in names)).where(table.c.kind == CHECKPOINT_KIND)).one()
-        template = ResourceRow(**found._mapping)
-        copies = [_copy(template, number) for number in range(1, rows)]
-        session.execute(insert(table), [{name: getattr(it, name) for name in names} for it in copies])
-        session.execute(update(counters).where(counters.c.name == "revision").values(value=rows + 100))
-
-    db.run_sync(copy)
-    db.close()
-
-
-def _copy(template: ResourceRow, number: int) -> ResourceRow:
-    commitment = template.status["commitment"] | {"previous": ""}
-    return replace(
-        template,
-        id=f"r1-step-{number:08d}-e1",
-        uid=f"{number:032x}",
-        revision=number + 50,
-        spec=template.spec | {"step": number},
-        status={"commitment": commitment},
-        created_at=datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=number),
-    )
+    with closing(sqlite3.connect(tmp_path / "checkpoint" / "checkpoint.sqlite3")) as db, db:
+        db.execute(COPY, {"rows": rows, "kind": CHECKPOINT_KIND})
+        db.execute("UPDATE counters SET value = ? WHERE name = 'revision'", (rows + 100,))
 
 
 async def test_list_and_latest_of_100000_checkpoints_take_less_than_10_ms(serve, tmp_path):

@@ -154,7 +154,8 @@ def test_nursery_killed_is_replaced_and_its_worker_reported(
     controller.wait(lambda: len(controller.of("worker_exit")) == 1)
     assert controller.of("worker_exit")[0].exit_code == -signal.SIGKILL
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-    controller.start_epoch(pods, 2, world, trainer_config=long_run, **controller.resume(world))
+    last = {**long_run, "steps": max(world.checkpoints.committed) + 2}
+    controller.start_epoch(pods, 2, world, trainer_config=last, **controller.resume(world))
     controller.wait(lambda: len(controller.of("run_finished")) == 1)
 
 

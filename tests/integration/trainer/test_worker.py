@@ -190,20 +190,20 @@ def test_worker_of_an_epoch_that_was_fenced_off_ends_without_a_commit(world: Wor
 
 @pytest.mark.parametrize("part", ["model-00001", "optim-00000", "trainer_state"])
 def test_damaged_checkpoint_is_refused_and_reported(world: World, part: str) -> None:
-    finish(start_workers(world, 2))
+    finish(start_workers(world, 2, trainer_config=world.config(steps=4)))
     store = open_store(world.url)
-    manifest = read_manifest(store, world.checkpoints.manifests[8])
+    manifest = read_manifest(store, world.checkpoints.manifests[4])
     key = next(entry.key for entry in manifest.parts if part in entry.key)
     data = bytearray(store.get(key))
     data[len(data) // 2] ^= 16
     store.put(key, bytes(data))
-    workers = start_workers(world, 2, **resume(world, 8))
+    workers = start_workers(world, 2, **resume(world, 4))
     codes = [worker.wait() for worker in workers]
-    assert set(codes) == {75}
+    assert set(codes) == {75}, "\n".join(worker.errors() for worker in workers)
     damaged = [event for worker in workers for event in events(worker, "CHECKPOINT_DAMAGED")]
     assert damaged
     assert all(key in event.message for event in damaged)
-    assert world.checkpoints.verified[0] == world.checkpoints.committed[8].name
+    assert world.checkpoints.verified[0] == world.checkpoints.committed[4].name
 
 
 def test_requested_checkpoint_is_written_out_of_turn_and_stop_leaves_as_preempted(world: World) -> None:

@@ -145,7 +145,8 @@ def settle(device: torch.device) -> None:
 
 def timed(step: Callable[[int], None], device: torch.device) -> tuple[float, float]:
     """Seconds a step, median of the repeats, and the most bytes that were allocated."""
-    for number in range(1, WARM_UP + 1):
+    warm_up, steps = (WARM_UP, STEPS) if device.type == "cuda" else (1, 1)
+    for number in range(1, warm_up + 1):
         step(number)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -153,10 +154,10 @@ def timed(step: Callable[[int], None], device: torch.device) -> tuple[float, flo
     for _ in range(REPEATS):
         settle(device)
         began = time.perf_counter()
-        for number in range(STEPS):
-            step(WARM_UP + 1 + number)
+        for number in range(steps):
+            step(warm_up + 1 + number)
         settle(device)
-        found.append((time.perf_counter() - began) / STEPS)
+        found.append((time.perf_counter() - began) / steps)
     return statistics.median(found), float(torch.cuda.max_memory_allocated()) if device.type == "cuda" else 0.0
 
 

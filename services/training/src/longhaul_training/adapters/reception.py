@@ -1,7 +1,6 @@
 """Takes agents in: checks who they are and gives them a session.
 
-Heartbeats touch memory only. Numbered reports are committed in batches, in order, and acknowledged after the commit;
-a batch that can't be committed is tried again, the agent keeps it meanwhile.
+Heartbeats touch memory only; numbered reports go over the desk of the run (see `report_desk`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Commits what the agents of one run report: what waits together, of whatever pods, as one transaction.
 
-A session is acknowledged after the commit; a batch that can't be committed is tried again, the agent keeps it meanwhile.
+A session is acknowledged after the commit; a batch that fails is tried again, and the agent keeps it meanwhile.
 A run of thousands of pods has a large record, and each commit reads and writes it whole: a commit a pod, all at once,
 took minutes and 0.3 MB of memory each.
 """

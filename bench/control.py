@@ -291,7 +291,13 @@ class PlayedAgent:
         self.sent = 0
 
     async def run(self) -> None:
-        """Holds the stream until cancelled."""
+        """Holds a stream until cancelled; one that ends is opened again, as by an agent whose pod is not known yet."""
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await self._hold()
+            await asyncio.sleep(1.0)
+
+    async def _hold(self) -> None:
         metadata = (("authorization", f"Bearer {self._token}"),)
         stream = self._stub.Connect(self._requests(), metadata=metadata)
         async for response in stream:

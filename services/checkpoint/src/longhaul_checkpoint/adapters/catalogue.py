@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any
 
 from longhaul_core.db import events, resources
+from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.resources import Page, ResourceRow
 from longhaul_core.db.revisions import current_revision
 from longhaul_core.db.rows import COLUMNS, row_of
 from longhaul_core.db.schema import resources as table
 from longhaul_core.ids import ANY_PROJECT, fingerprint
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
-from sqlalchemy import Select, select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters.records import (
@@ -31,6 +32,17 @@ from longhaul_checkpoint.domain.lineage import RunHead
 from longhaul_checkpoint.domain.naming import split_resource_id
 from longhaul_checkpoint.domain.retention import RetentionPolicy
 from longhaul_checkpoint.domain.sharing import Holdings, holdings
+
+_OF_RUN = Prepared(
+    select(*COLUMNS).where(
+        table.c.kind == CHECKPOINT_KIND,
+        table.c.state == bindparam("of_state"),
+        table.c.project == bindparam("of_project"),
+        table.c.id.between(bindparam("first"), bindparam("last")),
+        table.c.id.like(bindparam("pattern")),
+        ~table.c.deleted,
+    )
+)
 
 
 def run_row(session: Session, project: str, run: str, now: datetime, *, for_update: bool = False) -> ResourceRow:
@@ -162,13 +174,14 @@ def in_states(
     alone reads every checkpoint that it ever had (40 ms for 100,000).
     """
     if run:
-        found = [row for state in sorted(states) for row in session.execute(_of_run(project, run, {state}))]
-    else:
-        statement = select(*COLUMNS).where(
-            table.c.kind == CHECKPOINT_KIND, table.c.state.in_(sorted(states)), ~table.c.deleted
-        )
-        found = list(session.execute(statement))
-    return [row_of(row) for row in found]
+        first, last, pattern = _ids_of(run)
+        place = {"of_project": project, "first": first, "last": last, "pattern": pattern}
+        found = [row for state in sorted(states) for row in _OF_RUN.rows(session, {**place, "of_state": state})]
+        return [row_of(row) for row in found]
+    statement = select(*COLUMNS).where(
+        table.c.kind == CHECKPOINT_KIND, table.c.state.in_(sorted(states)), ~table.c.deleted
+    )
+    return [row_of(row) for row in session.execute(statement)]
 
 
 def next_on_line(session: Session, project: str, start: str, maximum_step: int) -> ResourceRow | None:
@@ -217,11 +230,17 @@ def committed_page(session: Session, *, page_size: int, page_token: str) -> Page
 
 
 def _of_run(project: str, run: str, states: Collection[State]) -> Select[Any]:
+    first, last, pattern = _ids_of(run)
     return select(*COLUMNS).where(
         table.c.kind == CHECKPOINT_KIND,
         table.c.project == project,
-        table.c.id.between(f"{run}-step-00000000", f"{run}-step-99999999-e999999"),
-        table.c.id.like(f"{run}-step-{'_' * 8}-e%"),
+        table.c.id.between(first, last),
+        table.c.id.like(pattern),
         table.c.state.in_(sorted(states)),
         ~table.c.deleted,
     )
+
+
+def _ids_of(run: str) -> tuple[str, str, str]:
+    """First and last id that a checkpoint of a run may have, and the pattern of all: another run's may lie between."""
+    return f"{run}-step-00000000", f"{run}-step-99999999-e999999", f"{run}-step-{'_' * 8}-e%"

@@ -66,16 +66,13 @@ class Inspector:
             NotFound: there is none (NO_CHECKPOINT).
         """
         await self._settler.settle_run(project, run)
-        run_row = await self._db.read(lambda session: catalogue.find_run(session, project, run))
-        start = head_of(run_row).checkpoint if run_row else ""
-        while start:
-            row = await self._db.read(partial(_next, project=project, start=start, maximum_step=maximum_step))
-            if row is None:
-                break
+        row = await self._db.read(partial(_newest, project=project, run=run, maximum_step=maximum_step))
+        while row is not None:
             inspection = await self.inspect(row, full=False)
             if not inspection.damages:
                 return inspection.row
             start = checkpoint_of(row).committed.previous
+            row = await self._db.read(partial(_next, project=project, start=start, maximum_step=maximum_step))
         raise NotFound(
             f"run {run!r} has no intact checkpoint",
             reason="NO_CHECKPOINT",
@@ -142,6 +139,11 @@ class Inspector:
             self._instruments.damaged.inc()
             log.error("checkpoint damaged", checkpoint=row.id, part=damages[0].part, reason=damages[0].reason)
         return saved
+
+
+def _newest(session: Session, *, project: str, run: str, maximum_step: int) -> ResourceRow | None:
+    row = catalogue.find_run(session, project, run)
+    return catalogue.next_on_line(session, project, head_of(row).checkpoint, maximum_step) if row else None
 
 
 def _next(session: Session, *, project: str, start: str, maximum_step: int) -> ResourceRow | None:

@@ -69,6 +69,15 @@ def test_accused_node_that_gpuhealth_took_out_is_its_affair_and_used_once_it_is_
     assert [slot.node for slot in settle(run, back)[0].spares] == ["node-2"]
 
 
+def test_accused_node_that_died_is_still_accused_when_it_is_back() -> None:
+    run = make_run(RunState.RUNNING, spares=1, accused=(AccusedNode("node-2", NOW - 60),))
+    dead = with_node(make_world(run), "node-2", ready=False, schedulable=False)
+    run, _, _ = settle(run, replace(dead, capacity=replace(dead.capacity, free={"node-3": 0})))
+    assert [known.node for known in run.control.accused] == ["node-2"]
+    back = replace(make_world(run), capacity=replace(dead.capacity, free={"node-2": 1, "node-3": 0}))
+    assert settle(run, back)[0].spares == ()
+
+
 def test_member_moves_to_an_accused_node_only_when_there_is_no_other() -> None:
     run = make_run(RunState.RECOVERING, accused=(AccusedNode("node-2", NOW - 60),), epoch=2)
     slots = (run.control.slots[0].renewed(""), run.control.slots[1])

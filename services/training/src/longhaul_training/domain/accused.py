@@ -40,5 +40,6 @@ def still_accused(run: Run, world: World) -> tuple[AccusedNode, ...]:
 
 
 def _taken_out(node: str, world: World) -> bool:
+    """Whether somebody decided so; a node that merely died comes back as bad as it was."""
     view = world.nodes.get(node)
-    return view is not None and (view.drain is not None or not view.schedulable)
+    return view is not None and (view.drain is not None or (view.ready and not view.schedulable))

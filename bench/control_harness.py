@@ -174,7 +174,7 @@ class Plane:
         pod = run.pod_name(run.members[0])
         sequence = int(stored.row.status["sequences"].get(pod, 0)) + 1
         report = WorkerExit(pod, run.control.epoch, 0, -9, time.time(), 1)
-        await self.reports.apply(PROJECT, run_id, pod, [(sequence, report)], term.number)
+        await self.reports.apply(PROJECT, run_id, {pod: [(sequence, report)]}, term.number)
 
 
 def run_spec(nodes: int, gpus: int) -> dict[str, Any]:

@@ -515,7 +515,7 @@ class Simulation:
         process.hub.heard(session, agent.epoch, agent.workers())
         if agent.outbox:
             batch = list(agent.outbox)
-            await process.reports.apply(PROJECT, agent.run, agent.pod, batch, session.term)
+            await process.reports.apply(PROJECT, agent.run, {agent.pod: batch}, session.term)
             if self.rng.random() < 0.9:
                 agent.outbox = agent.outbox[len(batch) :]
 

@@ -88,18 +88,20 @@ async def history(
 async def test_report_sent_twice_counts_once(reports: ReportStore, db: Database, clock: ManualClock) -> None:
     term = await leader(db)
     batch = [(1, StepReport((row(1), row(2)))), (2, FinishReport(1, 2))]
-    first = await reports.apply("p", "r", "pod", batch, term)
-    again = await reports.apply("p", "r", "pod", batch, term)
-    assert again.row.revision == first.row.revision
-    other = await reports.apply("p", "r", "other-pod", [(1, StepReport((row(3),)))], term)
-    assert other.reports.step == 3
+    runs = RunStore(db, clock)
+    await reports.apply("p", "r", {"pod": batch}, term)
+    first = await runs.get("p", "r")
+    await reports.apply("p", "r", {"pod": batch}, term)
+    assert (await runs.get("p", "r")).row.revision == first.row.revision
+    await reports.apply("p", "r", {"other-pod": [(1, StepReport((row(3),)))]}, term)
+    assert (await runs.get("p", "r")).reports.step == 3
     assert [r.step for r in await history(reports, db, clock)] == [1, 2, 3]
 
 
 async def test_report_under_an_old_term_is_refused(reports: ReportStore, db: Database) -> None:
     term = await leader(db)
     with pytest.raises(Aborted) as caught:
-        await reports.apply("p", "r", "pod", [(1, StepReport((row(1),)))], term - 1)
+        await reports.apply("p", "r", {"pod": [(1, StepReport((row(1),)))]}, term - 1)
     assert caught.value.reason == "STALE_TERM"
 
 
@@ -107,9 +109,9 @@ async def test_replayed_step_shows_its_last_value_and_says_so(
     reports: ReportStore, db: Database, clock: ManualClock
 ) -> None:
     term = await leader(db)
-    await reports.apply("p", "r", "a", [(1, StepReport((row(1), row(2), row(3))))], term)
-    await reports.apply("p", "r", "b", [(1, StepReport((row(2, epoch=2, loss=9.0),)))], term)
-    await reports.apply("p", "r", "a", [(2, StepReport((row(2, epoch=1, loss=7.0),)))], term)
+    await reports.apply("p", "r", {"a": [(1, StepReport((row(1), row(2), row(3))))]}, term)
+    await reports.apply("p", "r", {"b": [(1, StepReport((row(2, epoch=2, loss=9.0),)))]}, term)
+    await reports.apply("p", "r", {"a": [(2, StepReport((row(2, epoch=1, loss=7.0),)))]}, term)
     found = {r.step: (r.epoch, r.values["loss"], r.replayed) for r in await history(reports, db, clock)}
     assert found == {1: (1, 1.0, False), 2: (2, 9.0, True), 3: (1, 1.0 / 3, False)}
 
@@ -119,7 +121,7 @@ async def test_rows_after_a_rewind_replace_those_of_the_line_that_was_left(
 ) -> None:
     """Within one epoch: reported rows, then rows that only the journal has, then the reports of those, late."""
     term = await leader(db)
-    await reports.apply("p", "r", "a", [(1, StepReport(tuple(row(s) for s in range(1, 7))))], term)
+    await reports.apply("p", "r", {"a": [(1, StepReport(tuple(row(s) for s in range(1, 7))))]}, term)
     again = [training_run_pb2.StepMetrics(step=s, epoch=1, loss=50.0 + s, position=s + 4) for s in (4, 5)]
     data = agent_pb2.StepMetricsBatch(rows=again).SerializeToString()
     objects.put(JournalSpan(8, 9, 1).key("p", "r"), data)
@@ -129,8 +131,9 @@ async def test_rows_after_a_rewind_replace_those_of_the_line_that_was_left(
     uid = (await RunStore(db, clock).get("p", "r")).run.uid
     streamed = await reports.stream("p", "r", uid, 6, 100)
     assert [(r.step, r.replayed) for r in streamed] == [(4, True), (5, True)]
-    late = await reports.apply("p", "r", "a", [(2, StepReport(rows_of(data)))], term)
-    assert (late.reports.step, late.reports.position) == (5, 9)
+    await reports.apply("p", "r", {"a": [(2, StepReport(rows_of(data)))]}, term)
+    late = (await RunStore(db, clock).get("p", "r")).reports
+    assert (late.step, late.position) == (5, 9)
     assert len(await reports.stream("p", "r", uid, 6, 100)) == 2
 
 
@@ -145,7 +148,7 @@ async def test_rows_that_only_the_journal_has_are_recovered_up_to_the_checkpoint
     reports: ReportStore, objects: ObjectStore, db: Database, clock: ManualClock
 ) -> None:
     term = await leader(db)
-    await reports.apply("p", "r", "a", [(1, StepReport((row(1), row(2), row(3))))], term)
+    await reports.apply("p", "r", {"a": [(1, StepReport((row(1), row(2), row(3))))]}, term)
     put_journal(objects, 1, 5, epoch=1)
     put_journal(objects, 6, 10, epoch=1)
     put_journal(objects, 5, 8, epoch=2)
@@ -155,15 +158,16 @@ async def test_rows_that_only_the_journal_has_are_recovered_up_to_the_checkpoint
     assert found[3] == (1, 1.0 / 3, False)
     assert found[4] == (1, 1.25, False)
     assert found[5] == (2, 2.2, False)
-    late = await reports.apply("p", "r", "a", [(2, StepReport((row(7, epoch=2, loss=9.0),)))], term)
-    assert (late.reports.step, late.reports.step_epoch, late.reports.replay_seconds) == (7, 2, 0.0)
+    await reports.apply("p", "r", {"a": [(2, StepReport((row(7, epoch=2, loss=9.0),)))]}, term)
+    late = (await RunStore(db, clock).get("p", "r")).reports
+    assert (late.step, late.step_epoch, late.replay_seconds) == (7, 2, 0.0)
 
 
 async def test_recovery_follows_the_line_of_a_rollback(
     reports: ReportStore, objects: ObjectStore, db: Database, clock: ManualClock
 ) -> None:
     term = await leader(db)
-    await reports.apply("p", "r", "a", [(1, StepReport(tuple(row(s) for s in range(1, 11))))], term)
+    await reports.apply("p", "r", {"a": [(1, StepReport(tuple(row(s) for s in range(1, 11))))]}, term)
     put_journal(objects, 6, 8, epoch=2)
     await reports.recover("p", "r", 8, term)
     found = {r.step: r.epoch for r in await history(reports, db, clock)}
@@ -189,7 +193,7 @@ async def test_journal_is_cleared_once_a_checkpoint_is_reported(
     put_journal(objects, 1, 5, epoch=1)
     left = put_journal(objects, 6, 10, epoch=1)
     steps = StepReport(tuple(row(s) for s in range(1, 7)))
-    await reports.apply("p", "r", "a", [(1, steps), (2, CheckpointReport("c", 5, 1))], term)
+    await reports.apply("p", "r", {"a": [(1, steps), (2, CheckpointReport("c", 5, 1))]}, term)
     assert [info.key for info in objects.list(journal_prefix("p", "r"))] == [left]
 
 
@@ -198,7 +202,7 @@ async def test_old_rows_move_to_segments_and_read_the_same(
 ) -> None:
     term = await leader(db)
     total = KEPT_ROWS + SEGMENT_ROWS
-    await reports.apply("p", "r", "a", [(1, StepReport(tuple(row(s) for s in range(1, total + 1))))], term)
+    await reports.apply("p", "r", {"a": [(1, StepReport(tuple(row(s) for s in range(1, total + 1))))]}, term)
     before = await history(reports, db, clock)
     uid = (await RunStore(db, clock).get("p", "r")).run.uid
     assert await reports.archive("p", "r", uid)
@@ -206,7 +210,7 @@ async def test_old_rows_move_to_segments_and_read_the_same(
     kept = await db.read(lambda session: metric_rows.rows_after_step(session, uid, -1, 100_000))
     assert len(kept) == KEPT_ROWS
     assert await history(reports, db, clock) == before
-    await reports.apply("p", "r", "b", [(1, StepReport((row(7, epoch=2, loss=5.0),)))], term)
+    await reports.apply("p", "r", {"b": [(1, StepReport((row(7, epoch=2, loss=5.0),)))]}, term)
     again = await history(reports, db, clock, after=5, limit=3)
     assert [(r.step, r.epoch) for r in again] == [(6, 1), (7, 2), (8, 1)]
     streamed, after = [], 0

@@ -34,13 +34,13 @@ class CountedStore(ReportStore):
     commits = 0
     failures: list[Exception]
 
-    async def apply_all(
+    async def apply(
         self, project: str, run_id: str, reports: Mapping[str, Sequence[tuple[int, Report]]], term: int
     ) -> str:
         if self.failures:
             raise self.failures.pop()
         self.commits += 1
-        return await super().apply_all(project, run_id, reports, term)
+        return await super().apply(project, run_id, reports, term)
 
 
 class Elsewhere:

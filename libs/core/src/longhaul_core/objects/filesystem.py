@@ -32,6 +32,15 @@ _SWEEP_AFTER_SECONDS = 3600.0  # only between creation and lock is a live writer
 _COPY_BYTES = 4 << 20
 
 
+def read_file_into(path: Path, offset: int, buffer: memoryview) -> int:
+    """Fill a buffer from a file; returns how many bytes came, fewer at its end. Raises OSError."""
+    filled = 0
+    with path.open("rb", buffering=0) as source:
+        while filled < len(buffer) and (count := os.preadv(source.fileno(), [buffer[filled:]], offset + filled)):
+            filled += count
+    return filled
+
+
 class FilesystemStore:
     """Objects as files below `root`; conditional create holds between processes of all machines that share it."""
 
@@ -86,11 +95,8 @@ class FilesystemStore:
     def read_into(self, key: str, offset: int, buffer: memoryview) -> int:
         """See `ObjectStore.read_into`; the kernel copies straight into the buffer."""
         path = self._path(key)
-        with os_errors(path, key), path.open("rb", buffering=0) as source:
-            filled = 0
-            while filled < len(buffer) and (count := os.preadv(source.fileno(), [buffer[filled:]], offset + filled)):
-                filled += count
-            return filled
+        with os_errors(path, key):
+            return read_file_into(path, offset, buffer)
 
     def open_read(self, key: str) -> BufferedReader:
         """See `ObjectStore.open_read`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from longhaul_core.manifests import Part
 from longhaul_core.objects import ObjectStore
+from longhaul_core.objects.filesystem import read_file_into
 
 
 class PartSource(Protocol):
@@ -65,8 +65,4 @@ class FilePart:
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Straight into the buffer."""
-        filled = 0
-        with self.path.open("rb", buffering=0) as file:
-            while filled < len(buffer) and (count := os.preadv(file.fileno(), [buffer[filled:]], offset + filled)):
-                filled += count
-        return filled
+        return read_file_into(self.path, offset, buffer)

@@ -2,7 +2,7 @@
 
 After a part is in the store, it goes to the agent of the next rank on another node as well. Whoever loads asks the
 agents of the epoch in the same order, so that in most cases the first one asked has it. A peer that does not answer
-costs a few seconds once and is left out from then on; nothing ever fails because of it.
+costs a few seconds, and is not asked for parts again; nothing ever fails because of it.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class ReportDesk:
         by_pod = {session.pod: reports for session, reports in batch.items()}
         while batch:
             try:
-                uid = await self._reports.apply_all(self._project, self._run_id, by_pod, self._term)
+                uid = await self._reports.apply(self._project, self._run_id, by_pod, self._term)
             except Aborted as error:
                 if is_stale(error):
                     await self._redirect()

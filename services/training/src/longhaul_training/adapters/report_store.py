@@ -19,7 +19,7 @@ from longhaul_training.adapters import codec, metric_rows
 from longhaul_training.adapters.leadership import check_term
 from longhaul_training.adapters.metric_journal import MetricJournal, Rows
 from longhaul_training.adapters.metric_rows import MetricRow
-from longhaul_training.adapters.run_store import KIND, StoredRun, append_events, load
+from longhaul_training.adapters.run_store import KIND, append_events
 from longhaul_training.domain import reports as folding
 from longhaul_training.domain.actions import RunEvent
 from longhaul_training.domain.checkup_record import Finding, NodeReport
@@ -86,20 +86,12 @@ class ReportStore:
         self._journal = journal
 
     async def apply(
-        self, project: str, run_id: str, pod: str, reports: Sequence[tuple[int, Report]], term: int
-    ) -> StoredRun:
-        """Applies the reports of one pod that were not applied yet; raises Aborted (STALE_TERM)."""
-        return load(await self._apply(project, run_id, {pod: reports}, term))
-
-    async def apply_all(
         self, project: str, run_id: str, reports: Mapping[str, Sequence[tuple[int, Report]]], term: int
     ) -> str:
-        """Applies those of several pods of a run in one transaction; the run's uid. Raises Aborted (STALE_TERM)."""
-        return (await self._apply(project, run_id, reports, term)).uid
+        """Applies what the pods of a run report and was not applied yet, in one transaction; returns the run's uid.
 
-    async def _apply(
-        self, project: str, run_id: str, reports: Mapping[str, Sequence[tuple[int, Report]]], term: int
-    ) -> ResourceRow:
+        Raises Aborted (STALE_TERM).
+        """
         now = self._clock.now()
 
         def transact(session: Session) -> ResourceRow:
@@ -121,7 +113,7 @@ class ReportStore:
 
         row = await self._db.run(transact)
         await self._clear_journal(row, [report for numbered in reports.values() for _, report in numbered])
-        return row
+        return row.uid
 
     async def recover(self, project: str, run_id: str, through: int, term: int) -> None:
         """Commits the rows up to a checkpoint's position that died with the agents; raises Aborted (STALE_TERM).

@@ -10,14 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,43 +41,6 @@ FILES, DOCUMENTS, WARM_DOCUMENTS = 64, 500, 10
 SENTENCES = 200
 """A document; the job is so large that the steps between its phases, which are nobody's work, count for little."""
 DEADLINE_SECONDS = 900.0
-
-
-@contextmanager
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server on loopback; the URL has no database."""
-    program = conftest.find_program("postgres")
-    if program is None:
-        raise SystemExit("bench-replicas: PostgreSQL is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="longhaul-bench-pg-", dir="/tmp"))
-    shutil.chown(folder, "postgres")
-    port = conftest.take_port()
-    options = ["--username=longhaul", "--auth=trust", "--encoding=UTF8", "--locale=C"]
-    subprocess.run(
-        [program.with_name("initdb"), "-D", folder / "data", *options],
-        check=True, user="postgres", cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"]
-    arguments = [part for setting in settings for part in ("-c", setting)]
-    server = subprocess.Popen(
-        [program, "-D", folder / "data", *arguments], user="postgres", cwd="/",
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        url = f"postgresql://longhaul@127.0.0.1:{port}"
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                psycopg.connect(f"{url}/postgres", connect_timeout=1).close()
-                break
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline, "PostgreSQL does not answer"
-                time.sleep(0.1)
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sources(folder: Path, documents: int) -> Recipe:
@@ -171,7 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     rounds = parser.parse_args().rounds
     taken: dict[tuple[str, int], list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="longhaul-bench-") as name, postgres() as server:
+    with tempfile.TemporaryDirectory(prefix="longhaul-bench-") as name, conftest.serving_postgres() as server:
         folder = Path(name)
         warm, wanted = sources(folder / "warm", WARM_DOCUMENTS), sources(folder / "bench", DOCUMENTS)
         digests = []

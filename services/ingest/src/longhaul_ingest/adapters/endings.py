@@ -27,8 +27,13 @@ class Endings:
         now = self._world.clock.now()
         await self.follow(await self._world.db.run(lambda session: repository.end(session, job, reason, now)))
 
-    async def cancel(self, job: JobKey) -> None:
-        """End an ingestion whose cancel was asked for."""
+    async def cancel(self, job: JobKey, parts: str) -> None:
+        """End an ingestion whose cancel was asked for.
+
+        Its parts go before it counts as ended, so that who sees the end finds nothing left, also where this process
+        dies in between; and once more after it, for what another replica wrote meanwhile.
+        """
+        await self._remove(parts)
         now = self._world.clock.now()
         await self.follow(await self._world.db.run(lambda session: repository.finish_cancel(session, job, now)))
 
@@ -38,7 +43,10 @@ class Endings:
             return
         reason = status_of(row).reason
         self._world.measures.ended.labels(row.state, reason.code if reason else "").inc()
+        await self._remove(parts_of(row))
+
+    async def _remove(self, parts: str) -> None:
         try:
-            await asyncio.to_thread(self._world.objects.delete_prefix, f"{parts_of(row)}/")
+            await asyncio.to_thread(self._world.objects.delete_prefix, f"{parts}/")
         except LonghaulError as error:
-            log.warning("parts left behind", prefix=parts_of(row), reason=error.reason, error=error.message)
+            log.warning("parts left behind", prefix=parts, reason=error.reason, error=error.message)

@@ -86,7 +86,7 @@ class Runner:
             if row.state == JobState.QUEUED:
                 await self._plan(job, row)
             elif row.state == JobState.CANCELLING:
-                await self._cancel(job)
+                await self._cancel(job, row)
             else:
                 await self._finish(job, row)
         except LonghaulError as error:
@@ -132,9 +132,9 @@ class Runner:
         await self._endings.fail(job, reason)
         self._rates.pop(str(job), None)
 
-    async def _cancel(self, job: JobKey) -> None:
+    async def _cancel(self, job: JobKey, row: ResourceRow) -> None:
         await self._shards.abandon(job)
-        await self._endings.cancel(job)
+        await self._endings.cancel(job, parts_of(row))
         self._rates.pop(str(job), None)
 
     async def _claim(self) -> None:

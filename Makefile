@@ -29,7 +29,7 @@ proto: $(STAMP) ## regenerate libs/protos from protos/
 
 proto-check: $(STAMP) ## fail if the generated code differs from protos/, or buf finds fault
 	@$(BIN)/python scripts/generate_protos.py --check
-	@cd protos && ../$(BIN)/buf lint
+	@cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against previous.binpb
 
 docs: $(STAMP) charts ## regenerate docs/recipe.md, docs/settings.md and docs/metrics.md
 	@$(BIN)/python scripts/generate_docs.py

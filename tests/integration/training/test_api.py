@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,29 @@ PARENT = "projects/default"
 RUN = "projects/default/trainingRuns/r"
 
 
-@pytest.fixture
-async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+@asynccontextmanager
+async def serving(folder: Path, **more: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """The service in this process, on the folder's database."""
     upstream = Upstream()
     settings = TrainingSettings(
-        data_dir=tmp_path,
+        data_dir=folder,
         listen_address="127.0.0.1:0",
         metrics_address="",
         corpus_address=upstream.address,
         gpuhealth_address=upstream.address,
         checkpoint_address=upstream.address,
         shutdown_grace_seconds=1.0,
+        **more,
     )
     async with running_service(settings, build) as address, connect(address) as opened:
         yield opened
     upstream.stop()
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(tmp_path) as opened:
+        yield opened
 
 
 async def call(method: Any, request: Any) -> Any:
@@ -101,6 +110,24 @@ async def test_same_run_twice_is_one_and_a_changed_one_is_refused_with_its_diffe
         await call(runs.CreateTrainingRun, run_request(trainer_config=struct(config(seed=4))))
     assert caught.value.reason == "SPEC_DIFFERS"
     assert caught.value.metadata["trainer_config.seed"] == "3 -> 4"
+
+
+async def test_run_keeps_the_image_of_the_installation_that_accepted_it(tmp_path: Path) -> None:
+    old, new, own = (f"registry.example/trainer@sha256:{digit * 64}" for digit in "123")
+    hot = experiment_pb2.Variant(id="hot", path="optimizer.learning_rate", value=Value(number_value=0.1))
+    spec = experiment_pb2.ExperimentSpec(baseline=run_request().spec, variants=[hot])
+    compare = experiment_pb2.CreateExperimentRequest(parent=PARENT, experiment_id="lr", spec=spec)
+    named = run_request("own", resources=training_run_pb2.RunResources(nodes=2, gpus_per_node=1, image=own))
+    for image, created in ((old, "r"), (new, "later")):
+        async with serving(tmp_path, trainer_image=image) as channel:
+            runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(channel)
+            experiments: Any = experiment_pb2_grpc.ExperimentServiceStub(channel)
+            for request in (run_request("r"), run_request(created), named):
+                await call(runs.CreateTrainingRun, request)
+            await call(experiments.CreateExperiment, compare)
+            listed = await call(runs.ListTrainingRuns, training_run_pb2.ListTrainingRunsRequest(parent=PARENT))
+    kept = {run.metadata.name.rpartition("/")[2]: run.spec.resources.image for run in listed.training_runs}
+    assert kept == {"r": old, "lr-baseline": old, "lr-hot": old, "later": new, "own": own}
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,9 @@ def _register(context: ServiceContext, stores: _Stores, leader: _Leader, server:
     db, clock = context.db, context.clock
     runs, projects, hub = stores.runs, stores.projects, leader.hub
     logs = RunLogs(context.objects, leader.cluster, projects, clock)
+    image = cast(TrainingSettings, context.settings).trainer_image
     training_run_pb2_grpc.add_TrainingRunServiceServicer_to_server(
-        TrainingRunServicer(db, logs, clock, runs, stores.reports, projects, hub, QueueReader(db)), server
+        TrainingRunServicer(db, logs, clock, runs, stores.reports, projects, hub, QueueReader(db), image), server
     )
     agent_pb2_grpc.add_AgentServiceServicer_to_server(
         AgentServicer(leader.leadership, leader.reception, hub, clock), server
@@ -218,7 +219,7 @@ def _register(context: ServiceContext, stores: _Stores, leader: _Leader, server:
     project_pb2_grpc.add_ProjectServiceServicer_to_server(ProjectServicer(db, projects), server)
     plan_pb2_grpc.add_PlanServiceServicer_to_server(PlanServicer(), server)
     experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
-        ExperimentServicer(db, stores.experiments, projects), server
+        ExperimentServicer(db, stores.experiments, projects, image), server
     )
     return [service.full_name for service in SERVICES]
 

@@ -30,22 +30,28 @@ COLLECTION = "experiments"
 _STATES = {state: resource_pb2.JobState.Value(f"JOB_STATE_{state.value}") for state in ExperimentState}
 
 
-def experiment_spec_of(message: pb.ExperimentSpec, experiment_id: str) -> tuple[dict[str, Any], list[ArmRequest]]:
-    """A checked specification and the runs it asks for, baseline first; raises InvalidArgument."""
+def experiment_spec_of(
+    message: pb.ExperimentSpec, experiment_id: str, image: str
+) -> tuple[dict[str, Any], list[ArmRequest]]:
+    """A checked specification and the runs it asks for, baseline first; raises InvalidArgument.
+
+    All runs keep `image`, unless the baseline names another.
+    """
     baseline = runs.spec_of(message.baseline)
     variants = [Variant(check_id(v.id, "variants.id"), v.path, plain_value(v.value)) for v in message.variants]
     check_variants(variants)
     if not variants:
         text = "an experiment compares at least one variant with its baseline"
         raise InvalidArgument(text, reason="VARIANTS_MISSING", violations=[("spec.variants", text)])
-    arms = [_arm(experiment_id, BASELINE, baseline)]
+    arms = [_arm(experiment_id, BASELINE, baseline, image)]
     for variant in variants:
         values = apply_variant(baseline["trainer_config"], variant)
         config, violations = runs.trainer_config_of(values)
         if config is None:
             listed = "; ".join(text for _, text in violations)
             raise InvalidArgument(f"variant {variant.id!r}: {listed}", reason="VARIANT_INVALID", violations=violations)
-        arms.append(_arm(experiment_id, variant.id, {**baseline, "trainer_config": config.model_dump(mode="json")}))
+        changed = {**baseline, "trainer_config": config.model_dump(mode="json")}
+        arms.append(_arm(experiment_id, variant.id, changed, image))
     spec = {
         "baseline": baseline,
         "variants": [{"id": v.id, "path": v.path, "value": v.value} for v in variants],
@@ -72,10 +78,10 @@ def experiment_to_proto(row: ResourceRow) -> pb.Experiment:
     return message
 
 
-def _arm(experiment_id: str, arm: str, spec: Mapping[str, Any]) -> ArmRequest:
+def _arm(experiment_id: str, arm: str, spec: Mapping[str, Any], image: str) -> ArmRequest:
     labels = {**spec["labels"], "experiment": experiment_id, "arm": arm}
     run_id = check_id(f"{experiment_id}-{arm}", "experiment_id")
-    return ArmRequest(arm, run_id, {**spec, "labels": labels}, runs.spec_fingerprint(spec))
+    return ArmRequest(arm, run_id, {**runs.pinned(spec, image), "labels": labels}, runs.spec_fingerprint(spec))
 
 
 def _arm_to_proto(row: ResourceRow, arm: Mapping[str, Any]) -> pb.ExperimentArm:

@@ -131,6 +131,15 @@ def spec_fingerprint(spec: Mapping[str, Any]) -> str:
     return fingerprint({name: spec[name] for name in ("trainer_config", "token_set", "resources")})
 
 
+def pinned(spec: Mapping[str, Any], image: str) -> dict[str, Any]:
+    """The specification with the image that its pods keep for good: the installation's, unless it names its own.
+
+    No part of the fingerprint: the same request after an upgrade is the same run.
+    """
+    resources: Mapping[str, Any] = spec["resources"]
+    return {**spec, "resources": {**resources, "image": resources["image"] or image}}
+
+
 def run_to_proto(stored: StoredRun, agents: Mapping[str, AgentView], now: float) -> pb.TrainingRun:
     """A run with its status as of `now`."""
     return pb.TrainingRun(

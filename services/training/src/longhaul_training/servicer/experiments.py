@@ -26,7 +26,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
     """Accepts experiments and shows how their arms compare."""
 
-    def __init__(self, db: Database, experiments: ExperimentStore, projects: ProjectStore) -> None:
+    def __init__(self, db: Database, experiments: ExperimentStore, projects: ProjectStore, image: str) -> None:
+        self._image = image
         self._db = db
         self._experiments = experiments
         self._projects = projects
@@ -35,7 +36,7 @@ class ExperimentServicer(experiment_pb2_grpc.ExperimentServiceServicer):
         """See the proto."""
         project = parse_parent(request.parent)
         experiment_id = check_id(request.experiment_id, "experiment_id")
-        spec, arms = convert.experiment_spec_of(request.spec, experiment_id)
+        spec, arms = convert.experiment_spec_of(request.spec, experiment_id, self._image)
         resources_wanted = spec["baseline"]["resources"]
         gpus = resources_wanted["nodes"] * resources_wanted["gpus_per_node"]
         check_quota(await self._projects.limits(project), gpus, project)

@@ -53,7 +53,9 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
         projects: ProjectStore,
         hub: AgentHub,
         queue: QueueReader,
+        image: str,
     ) -> None:
+        self._image = image
         self._queue = queue
         self._db = db
         self._logs = logs
@@ -69,7 +71,9 @@ class TrainingRunServicer(training_run_pb2_grpc.TrainingRunServiceServicer):
         run_id = check_id(request.training_run_id, "training_run_id")
         spec = convert.spec_of(request.spec)
         fingerprint = convert.spec_fingerprint(spec)
-        stored = await self._runs.create(project, run_id, spec, fingerprint, request.request_id)
+        stored = await self._runs.create(
+            project, run_id, convert.pinned(spec, self._image), fingerprint, request.request_id
+        )
         return self._shown(stored)
 
     async def GetTrainingRun(self, request: pb.GetTrainingRunRequest, context: Context) -> pb.TrainingRun:

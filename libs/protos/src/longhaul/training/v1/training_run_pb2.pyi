@@ -144,7 +144,7 @@ class RunResources(_message.Message):
     pool: _builtins.str
     """Node pool; empty: any."""
     image: _builtins.str
-    """Image of the trainer; empty: the installation's."""
+    """Image of the trainer; empty: the installation's, as it was when the run was accepted. Shown is the one that was kept."""
     minimum_nodes: _builtins.int
     """Fewest nodes that the run goes on with when a lost one can't be replaced; 0: it waits for a replacement."""
     node_failures_per_day: _builtins.float

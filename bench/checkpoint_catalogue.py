@@ -17,13 +17,13 @@ from longhaul_checkpoint.settings import CheckpointSettings
 from longhaul_core.db import Database, ResourceRow
 from longhaul_core.db.schema import counters
 from longhaul_core.db.schema import resources as table
+from longhaul_core.db.session import Session
 from longhaul_core.logging import configure_logging
 from longhaul_core.manifests import put_part
 from longhaul_core.objects import open_store
 from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.server import running_service
 from sqlalchemy import insert, select, update
-from sqlalchemy.orm import Session
 
 ROWS, CALLS = 100_000, 200
 RUN = "projects/demo/trainingRuns/r1"

@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from longhaul_core.db import Database, events, resources
+from longhaul_core.db import Database, events
 from longhaul_core.db.events import EventRow
+from longhaul_core.db.prepared import Prepared
+from longhaul_core.db.schema import resources
+from longhaul_core.db.session import Session
 from longhaul_core.logging import configure_logging
 from longhaul_core.recipe import TrainerConfig
 from longhaul_training.adapters import run_store, task_store
@@ -26,7 +29,7 @@ from longhaul_training.adapters.task_store import TaskStore
 from longhaul_training.domain.states import RunState
 from longhaul_training.domain.tasks import TaskState
 from simulation import PROJECT, STEPS, TOKEN_SET, Simulation
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, select
 
 FAULT_SECONDS = 36
 CALM_SECONDS = 400
@@ -193,9 +196,15 @@ async def finish_tasks(simulation: Simulation) -> None:
             simulation.cluster.finish_pod(PROJECT, pod.name, 0)
 
 
+_COLUMNS = (resources.c.kind, resources.c.id, resources.c.state)
+_STATES = Prepared(select(*_COLUMNS).where(resources.c.project == bindparam("of_project"), ~resources.c.deleted))
+
+
 def _states(session: Session) -> tuple[dict[str, str], str]:
-    runs = resources.list_all(session, run_store.KIND, project=PROJECT)
-    return {row.id: row.state for row in runs}, resources.get(session, task_store.KIND, PROJECT, "score").state
+    states = {(kind, id): state for kind, id, state in _STATES.rows(session, {"of_project": PROJECT})}
+    return {id: state for (kind, id), state in states.items() if kind == run_store.KIND}, states[
+        task_store.KIND, "score"
+    ]
 
 
 async def note_states(simulation: Simulation) -> bool:

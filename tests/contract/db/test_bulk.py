@@ -10,8 +10,8 @@ from longhaul_core.db.bulk import Saved, Told, find_many, save_many
 from longhaul_core.db.events import list_events
 from longhaul_core.db.resources import changes, create, delete, get, update
 from longhaul_core.db.revisions import current_revision, take_revisions
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
-from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 LATER = datetime(2026, 11, 22, 9, 31, tzinfo=UTC)

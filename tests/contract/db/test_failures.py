@@ -11,9 +11,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from longhaul_core.db import Database, EventRow, events, leases
+from longhaul_core.db.session import Session
 from longhaul_core.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

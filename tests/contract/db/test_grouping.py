@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import AlreadyExists, NotFound
 from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from longhaul_core.db import Database, Lease, leases, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
-from sqlalchemy.orm import Session
 
 NAME = "controller"
 

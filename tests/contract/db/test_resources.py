@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from longhaul_core.db import Database, ResourceRow, events, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -95,6 +95,19 @@ def test_update_of_stale_row_is_aborted_and_changes_nothing(db: Database) -> Non
         db.run_sync(lambda session: resources.update(session, made, state="FAILED", now=NOW))
     assert caught.value.reason == "REVISION_CONFLICT"
     assert get(db) == newer
+
+
+def test_update_returns_all_columns_as_they_are_stored(db: Database) -> None:
+    made, _ = make(db, status={"done": 3})
+    later = NOW + timedelta(seconds=1)
+    changed = db.run_sync(lambda s: resources.update(s, made, status={"pair": (1, 2)}, now=later))
+    assert changed == get(db)
+    assert changed.status == {"pair": [1, 2]}
+    by_revision = db.run_sync(
+        lambda s: resources.update(s, made, state="DONE", expected_revision=changed.revision, now=later)
+    )
+    assert by_revision == get(db)
+    assert by_revision.status == {"pair": [1, 2]}
 
 
 def test_update_of_recreated_resource_is_aborted(db: Database) -> None:
@@ -205,6 +218,12 @@ def test_numbers_that_json_lacks_are_stored_as_null(db: Database) -> None:
     made, _ = make(db, spec={"loss": float("nan"), "list": [1.5, float("inf")], "x": 0.1 + 0.2})
     assert get(db).spec == {"loss": None, "list": [1.5, None], "x": 0.1 + 0.2}
     assert get(db).revision == made.revision
+
+
+def test_json_keeps_every_number_and_half_a_surrogate_pair(db: Database) -> None:
+    spec = {"big": 10**30, "small": 5e-324, "large": 1.7976931348623157e308, "third": 1 / 3, "cut": "\ud83e"}
+    made, _ = make(db, spec=spec)
+    assert get(db).spec == spec == made.spec
 
 
 def test_text_that_databases_refuse_is_stored_replaced(db: Database) -> None:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import pytest
 from longhaul_core.db import Database, EventRow, ResourceRow, events, resources
 from longhaul_core.db.revisions import current_revision
+from longhaul_core.db.session import Session
 from longhaul_core.errors import FailedPrecondition, Unavailable
 from longhaul_core.rpc.watch import watch, watch_events
-from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SOON_SECONDS = 5.0

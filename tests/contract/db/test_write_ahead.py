@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from longhaul_core.db import Database, EventRow, events
+from longhaul_core.db.session import Session
 from longhaul_core.db.write_ahead import WRITES_BETWEEN
-from sqlalchemy.orm import Session
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 60

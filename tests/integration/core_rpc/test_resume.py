@@ -10,13 +10,13 @@ import grpc
 import pytest
 from longhaul_core.clock import ManualClock
 from longhaul_core.db import ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import FailedPrecondition
 from longhaul_core.rpc.client import connect
 from longhaul_core.rpc.resume import resumed
 from longhaul_core.rpc.server import ServiceContext, ServiceDefinition, running_service
 from longhaul_core.rpc.watch import watch
 from longhaul_core.settings import ServiceSettings
-from sqlalchemy.orm import Session
 
 WATCH = "longhaul.test.v1.WatchService"
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

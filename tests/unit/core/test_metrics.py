@@ -25,6 +25,23 @@ def test_metrics_are_served_with_the_prefix_of_the_service() -> None:
     assert "longhaul_ingest_shard_seconds_count 1.0" in page
 
 
+def test_table_shows_what_was_given_last_and_nothing_else() -> None:
+    metrics = Metrics("demo")
+    table = metrics.table("run_step", "Steps.", ("run",))
+
+    def shown() -> dict[str, float]:
+        samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+        return {sample.labels["run"]: sample.value for sample in samples}
+
+    table.show({("a",): 1.0, ("b",): 2.0})
+    table.show({("a",): 1.0, ("b",): 3.0})
+    assert shown() == {"a": 1.0, "b": 3.0}
+    table.show({("b",): 3.0})
+    assert shown() == {"b": 3.0}
+    table.show({("a",): 1.0, ("b",): 3.0})
+    assert shown() == {"a": 1.0, "b": 3.0}
+
+
 def test_closed_metrics_server_frees_its_port() -> None:
     first = start_metrics_server("127.0.0.1:0", Metrics("a").registry)
     first.close()

@@ -73,15 +73,18 @@ class Table:
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
-        self._shown: frozenset[tuple[str, ...]] = frozenset()
+        self._shown: dict[tuple[str, ...], tuple[Gauge, float]] = {}
 
     def show(self, values: Mapping[tuple[str, ...], float]) -> None:
         """Replace all series; the keys are label values in the order of the gauge's labels."""
-        for labels in self._shown - values.keys():
+        for labels in self._shown.keys() - values.keys():
             self._gauge.remove(*labels)
+            del self._shown[labels]
         for labels, value in values.items():
-            self._gauge.labels(*labels).set(value)
-        self._shown = frozenset(values)
+            series, shown = self._shown.get(labels) or (self._gauge.labels(*labels), None)
+            if value != shown:
+                series.set(value)
+                self._shown[labels] = series, value
 
 
 class RpcMetrics:

@@ -11,13 +11,13 @@ from longhaul.checkpoint.v1 import checkpoint_pb2 as pb
 from longhaul.checkpoint.v1 import checkpoint_pb2_grpc
 from longhaul.common.v1 import resource_pb2
 from longhaul_core.db import Database, Page
+from longhaul_core.db.session import Session
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import Collection, ResourceName, parse_parent
 from longhaul_core.rpc.auth import current_principal, require_own_run
 from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint import convert
 from longhaul_checkpoint.adapters import catalogue, records

@@ -11,11 +11,11 @@ from longhaul.evaluation.v1 import evaluation_pb2 as pb
 from longhaul.evaluation.v1 import evaluation_pb2_grpc
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page
+from longhaul_core.db.session import Session
 from longhaul_core.ids import check_id, new_uid, parse_parent
 from longhaul_core.rpc.bookmarks import with_bookmarks
 from longhaul_core.rpc.paging import page_size
 from longhaul_core.rpc.watch import watch
-from sqlalchemy.orm import Session
 
 from longhaul_evaluation import convert
 from longhaul_evaluation.adapters import catalogue, records

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, bindparam, delete, insert, update
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.revisions import take_revisions
 from longhaul_core.db.rows import ResourceRow, row_of, select_rows
 from longhaul_core.db.schema import events, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
 from longhaul_core.ids import new_uid
 
@@ -84,16 +84,16 @@ def save_many(
     changed = [(one.row, written[one.id]) for one in saves if one.row is not None and not one.row.deleted]
     made = [(one.row, written[one.id]) for one in saves if one.row is None or one.row.deleted]
     if changed:
-        outcome = session.connection().execute(_UPDATE, [_changes(before, after) for before, after in changed])
+        outcome = session.execute(_UPDATE, [_changes(before, after) for before, after in changed])
         if outcome.rowcount != len(changed):
             raise Aborted(f"one of {len(changed)} resources of kind {kind} changed", reason="REVISION_CONFLICT")
     if marks := [_place(before) for before, _ in made if before is not None]:
-        session.connection().execute(_DELETE, marks)
+        session.execute(_DELETE, marks)
     if made:
-        session.connection().execute(_INSERT, [_columns(after) for _, after in made])
+        session.execute(_INSERT, [_columns(after) for _, after in made])
     if told:
         rows = [_event(one, kind, project, next(revisions), now) for one in told]
-        session.connection().execute(_TELL, rows)
+        session.execute(_TELL, rows)
     return written
 
 

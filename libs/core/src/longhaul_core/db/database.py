@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.engines import open_engine, parse_database_url, reading, writing
 from longhaul_core.db.failures import display_url, is_conflict, translate
@@ -18,6 +17,7 @@ from longhaul_core.db.feed import RevisionFeed
 from longhaul_core.db.grouping import Grouping, Outcome
 from longhaul_core.db.migrations import is_current, migrate
 from longhaul_core.db.revisions import current_revision, taken_revision
+from longhaul_core.db.session import Session
 from longhaul_core.db.write_ahead import WriteAheadLog
 from longhaul_core.errors import ErrorCode, FailedPrecondition, LonghaulError, Unavailable
 
@@ -134,14 +134,14 @@ class Database:
         return await self.read(current_revision)
 
     def _read(self, fn: Callable[[Session], T]) -> T:
-        with Session(self._reading, expire_on_commit=False) as session, session.begin():
-            return fn(session)
+        with self._reading.begin() as connection:
+            return fn(Session(connection))
 
     def _write(self, fn: Callable[[Session], T]) -> T:
-        with Session(self._writing, expire_on_commit=False) as session:
-            with session.begin():
-                result = fn(session)
-            revision = taken_revision(session)
+        with self._writing.begin() as connection:
+            session = Session(connection)
+            result = fn(session)
+        revision = taken_revision(session)
         if revision is not None:
             self.feed.notify(revision)
         if self._log is not None:

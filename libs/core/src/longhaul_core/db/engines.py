@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from longhaul_core.db.dialects import encode_json
+from longhaul_core.db.dialects import decode_json, encode_json
 from longhaul_core.db.failures import damaged, translate, unusable
 from longhaul_core.db.write_ahead import PAGES_AT_MOST
 from longhaul_core.errors import InvalidArgument
@@ -65,6 +65,7 @@ def open_engine(url: URL) -> Engine:
         max_overflow=0,
         pool_pre_ping=True,
         json_serializer=encode_json,
+        json_deserializer=decode_json,
         connect_args={"connect_timeout": 5, "application_name": "longhaul"},
     )
     event.listen(engine, "connect", _configure_postgres)
@@ -96,6 +97,7 @@ def _open_sqlite(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=0,
         json_serializer=encode_json,
+        json_deserializer=decode_json,
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000},
     )
     event.listen(engine, "connect", _configure_sqlite)

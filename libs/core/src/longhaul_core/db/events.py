@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import insert, select
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.revisions import next_revision
 from longhaul_core.db.schema import events
+from longhaul_core.db.session import Session
 
 
 @dataclass(frozen=True, slots=True)

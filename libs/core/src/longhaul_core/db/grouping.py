@@ -1,6 +1,6 @@
 """Work of many callers on few threads, what waits together done together.
 
-A transaction costs more than what is done in it: on SQLite a session, its connection and its end take four times the
+A transaction costs more than what is done in it: on SQLite a connection, its beginning and its end take four times the
 CPU of the read of one row. So a thread that becomes free takes all that waits. One that is slow holds up only what it
 took: after a moment another thread takes the rest.
 """

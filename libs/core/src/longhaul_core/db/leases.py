@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, select, update
 
 from longhaul_core.db.dialects import database_now, insert_for
+from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.schema import leases
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
 
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_HELD = Prepared(
+    select(leases.c.term, leases.c.holder).where(leases.c.name == bindparam("of_name")).with_for_update(read=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +80,9 @@ def check_term(session: Session, name: str, term: int) -> None:
     Raises:
         Aborted: The term is over (STALE_TERM).
     """
-    statement = select(leases.c.term, leases.c.holder).where(leases.c.name == name).with_for_update(read=True)
-    found = session.execute(statement).one_or_none()
-    if found is None or found.term != term or not found.holder:
-        newest = 0 if found is None else int(found.term)
+    found = _HELD.first(session, {"of_name": name})
+    newest, holder = found if found is not None else (0, "")
+    if newest != term or not holder:
         raise Aborted(
             f"term {term} of {name!r} is over",
             reason="STALE_TERM",

@@ -15,7 +15,8 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Delete, Dialect, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+
+from longhaul_core.db.session import Session
 
 Statement = Select[Any] | Insert | Update | Delete
 _Convert = Callable[[Any], Any]
@@ -30,7 +31,7 @@ class Prepared:
 
     def rows(self, session: Session, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         """Carry it out and return the rows that it gives, none where it returns none."""
-        dialect = session.get_bind().dialect
+        dialect = session.dialect
         if dialect.name != "sqlite":
             result: Any = session.execute(self._statement, parameters)
             return result.all() if result.returns_rows else ()
@@ -68,7 +69,7 @@ class _Ready:
         """Carry it out in the session's transaction."""
         given = {**self._constants, **parameters} if self._constants else parameters
         values = [given[name] if bind is None else bind(given[name]) for name, bind in self._binds]
-        driver: Any = session.connection().connection.driver_connection
+        driver = session.driver
         try:
             found = driver.execute(self._text, values).fetchall()
         except sqlite3.Error as error:

@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, func, select, update
 from sqlalchemy import delete as sql_delete
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.dialects import database_now, insert_for
 from longhaul_core.db.schema import work_items
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
 
 QUEUED, CLAIMED, DONE, FAILED = "queued", "claimed", "done", "failed"

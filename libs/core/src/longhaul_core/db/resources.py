@@ -6,19 +6,21 @@ A deleted resource leaves its row as a mark, so that watchers learn of it; a new
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, tuple_
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.differences import differences
 from longhaul_core.db.revisions import current_revision, lock_revisions, next_revision
 from longhaul_core.db.rows import (
+    NAMES,
     Page,
     ResourceRow,
     change_of,
+    changes_after,
     find_any,
     find_by_request,
     insert_row,
@@ -28,6 +30,7 @@ from longhaul_core.db.rows import (
     select_rows,
 )
 from longhaul_core.db.schema import resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted, AlreadyExists, InvalidArgument, NotFound
 from longhaul_core.ids import ANY_PROJECT, new_uid
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
@@ -215,11 +218,15 @@ def changes(
     ids: Collection[str] | None = None,
 ) -> list[ResourceRow]:
     """Return the resources changed after a revision, deleted ones too, in the order of their last change."""
+    in_project = project != ANY_PROJECT
+    if ids is None:
+        place = {"of_kind": kind, "after": after_revision, "at_most": limit}
+        given = {**place, "of_project": project} if in_project else place
+        return [row_of(found) for found in changes_after(in_project=in_project).rows(session, given)]
     statement = select_rows().where(resources.c.kind == kind, resources.c.revision > after_revision)
-    if project != ANY_PROJECT:
+    if in_project:
         statement = statement.where(resources.c.project == project)
-    if ids is not None:
-        statement = statement.where(resources.c.id.in_(sorted(ids)))
+    statement = statement.where(resources.c.id.in_(sorted(ids)))
     return [row_of(found) for found in session.execute(statement.order_by(resources.c.revision).limit(limit))]
 
 
@@ -257,7 +264,10 @@ def _write(session: Session, row: ResourceRow, expected_revision: int | None, va
         "of_uid": row.uid,
         "of_revision": expected,
     }
-    written = change_of(frozenset(values)).first(session, {**place, **values, "revision": revision})
+    # What a row that is still as it was read has in its other columns is known: JSON is costly to read again.
+    returned = (*sorted(values), "revision") if expected == row.revision else NAMES
+    statement = change_of(frozenset(values), returned)
+    written = statement.first(session, {**place, **values, "revision": revision})
     if written is None:
         raise Aborted(
             f"{row.kind} {row.id!r} changed since revision {expected}",
@@ -265,7 +275,7 @@ def _write(session: Session, row: ResourceRow, expected_revision: int | None, va
             metadata={"kind": row.kind, "id": row.id, "expected_revision": str(expected)},
             action="read it again and decide anew",
         )
-    return row_of(written)
+    return replace(row, **dict(zip(returned, written, strict=True)))
 
 
 def _spec_differs(existing: ResourceRow, spec: dict[str, Any]) -> AlreadyExists:

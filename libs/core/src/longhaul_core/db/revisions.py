@@ -8,11 +8,11 @@ sequence would not give that: a transaction could commit a lower number after a 
 from __future__ import annotations
 
 from sqlalchemy import bindparam, select, update
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.dialects import is_sqlite
 from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.schema import counters
+from longhaul_core.db.session import Session
 
 REVISION_COUNTER = "revision"
 _TAKEN = "longhaul_revision"

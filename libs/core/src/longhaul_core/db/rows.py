@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, insert, select, update
-from sqlalchemy.orm import Session
 
 from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.schema import resources
+from longhaul_core.db.session import Session
 from longhaul_core.ids import ANY_PROJECT
 
 
@@ -44,8 +44,8 @@ class Page:
     revision: int
 
 
-_NAMES = [field.name for field in fields(ResourceRow)]
-COLUMNS = [resources.c[name] for name in _NAMES]
+NAMES = tuple(field.name for field in fields(ResourceRow))
+COLUMNS = [resources.c[name] for name in NAMES]
 _INSERT = Prepared(insert(resources))
 _IN_PROJECT = and_(resources.c.kind == bindparam("of_kind"), resources.c.project == bindparam("of_project"))
 _BY_ID = Prepared(select(*COLUMNS).where(_IN_PROJECT, resources.c.id == bindparam("of_id")))
@@ -55,14 +55,29 @@ _BY_REQUEST = Prepared(
 
 
 @lru_cache(maxsize=64)
-def change_of(names: frozenset[str]) -> Prepared:
-    """The statement that sets these columns and the revision of a row, where it is still as it was read."""
+def change_of(names: frozenset[str], returned: tuple[str, ...]) -> Prepared:
+    """The statement that sets these columns and the revision of a row, where it is still as it was read.
+
+    It gives back the columns in `returned`, as they are stored.
+    """
     still = and_(resources.c.uid == bindparam("of_uid"), resources.c.revision == bindparam("of_revision"))
     return Prepared(
         update(resources)
         .where(_IN_PROJECT, resources.c.id == bindparam("of_id"), still)
         .values({name: bindparam(name) for name in sorted({*names, "revision"})})
-        .returning(*COLUMNS)
+        .returning(*(resources.c[name] for name in returned))
+    )
+
+
+@lru_cache(maxsize=2)
+def changes_after(*, in_project: bool) -> Prepared:
+    """The statement that finds what changed of a kind after a revision, of one project or of all."""
+    place = _IN_PROJECT if in_project else resources.c.kind == bindparam("of_kind")
+    return Prepared(
+        select(*COLUMNS)
+        .where(place, resources.c.revision > bindparam("after"))
+        .order_by(resources.c.revision)
+        .limit(bindparam("at_most"))
     )
 
 
@@ -80,7 +95,7 @@ def find_by_request(session: Session, kind: str, project: str, request_id: str) 
 
 def insert_row(session: Session, row: ResourceRow) -> None:
     """Write a new row."""
-    _INSERT.rows(session, {name: getattr(row, name) for name in _NAMES})
+    _INSERT.rows(session, {name: getattr(row, name) for name in NAMES})
 
 
 def select_rows() -> Select[Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy.orm import Session
-
 from longhaul_core.db import Database, EventRow, ResourceRow
 from longhaul_core.db.events import list_events
 from longhaul_core.db.resources import changes
 from longhaul_core.db.revisions import current_revision
+from longhaul_core.db.session import Session
 from longhaul_core.errors import FailedPrecondition
 
 BATCH = 500

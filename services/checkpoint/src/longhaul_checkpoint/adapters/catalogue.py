@@ -13,10 +13,10 @@ from longhaul_core.db.resources import Page, ResourceRow
 from longhaul_core.db.revisions import current_revision
 from longhaul_core.db.rows import COLUMNS, row_of
 from longhaul_core.db.schema import resources as table
+from longhaul_core.db.session import Session
 from longhaul_core.ids import ANY_PROJECT, fingerprint
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
 from sqlalchemy import Select, bindparam, select
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters.records import (
     CHECKPOINT_KIND,

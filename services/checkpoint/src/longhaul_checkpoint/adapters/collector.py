@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import NotFound
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from longhaul_core.objects.store import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue
 from longhaul_checkpoint.adapters.failpoints import Point

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, LonghaulError
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import CommitAuthority, write_manifest
 from longhaul_core.objects.store import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue, manifests
 from longhaul_checkpoint.adapters.failpoints import Point

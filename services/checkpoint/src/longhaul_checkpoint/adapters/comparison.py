@@ -6,12 +6,12 @@ import asyncio
 
 from longhaul_core.db import Database
 from longhaul_core.db.differences import differences
+from longhaul_core.db.session import Session
 from longhaul_core.errors import NotFound
 from longhaul_core.ids import ResourceName
 from longhaul_core.manifests import Part as ManifestPart
 from longhaul_core.manifests import verify_part
 from longhaul_core.objects.store import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue, manifests
 from longhaul_checkpoint.adapters.records import checkpoint_of

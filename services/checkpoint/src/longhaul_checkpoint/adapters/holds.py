@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.ids import ResourceName
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue
 from longhaul_checkpoint.adapters.records import checkpoint_of

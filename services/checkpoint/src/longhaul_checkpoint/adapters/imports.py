@@ -11,13 +11,13 @@ from google.protobuf.struct_pb2 import Struct
 from longhaul.common.v1 import resource_pb2
 from longhaul.training.v1 import task_pb2, task_pb2_grpc
 from longhaul_core.db import Database, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from longhaul_core.ids import fingerprint
 from longhaul_core.objects.store import ObjectStore
 from longhaul_core.rpc.client import rpc_errors
 from longhaul_core.tasks import ImportArguments, ImportResult, TaskFailure, failure_key
 from pydantic import ValidationError
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue
 from longhaul_checkpoint.adapters.commits import Commits

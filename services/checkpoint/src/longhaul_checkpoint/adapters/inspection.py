@@ -9,10 +9,10 @@ from functools import partial
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import DataLoss, NotFound
 from longhaul_core.logging import get_logger
 from longhaul_core.objects.store import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue, manifests
 from longhaul_checkpoint.adapters.instruments import Instruments

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Page, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import LonghaulError
 from longhaul_core.logging import get_logger
-from sqlalchemy.orm import Session
 
 from longhaul_checkpoint.adapters import catalogue
 from longhaul_checkpoint.adapters.collector import Collector

@@ -12,10 +12,10 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, events, queue, resources
+from longhaul_core.db.session import Session
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.logging import get_logger
 from prometheus_client import Counter
-from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.failpoints import Point
 from longhaul_corpus.adapters.inputs import Found, Inputs

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from longhaul_core.db import ResourceRow, events, queue, resources
+from longhaul_core.db.session import Session
 from longhaul_core.engine import WORKER_ENDED
-from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.records import Job, Status, move, reason
 from longhaul_corpus.domain.jobs import JobState

@@ -4,9 +4,9 @@ from datetime import datetime
 from typing import Any
 
 from longhaul_core.db import ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import AlreadyExists
 from longhaul_core.ids import Collection, ResourceName, fingerprint
-from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.records import TOKEN_SET, TOKENIZER
 from longhaul_corpus.domain.jobs import JobState

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from longhaul_core.db import ItemFailure, ResourceRow, events, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import AlreadyExists, DataLoss, FailedPrecondition, InvalidArgument, LonghaulError, NotFound
 from longhaul_core.ids import Collection, ResourceName
 from pydantic import TypeAdapter
-from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.workspace import BuildContext, Input
 from longhaul_corpus.domain.jobs import JobState

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow.parquet as pq
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.engine import Engine, RemoteTaskError
 from longhaul_core.errors import FailedPrecondition, NotFound
 from longhaul_core.ids import fingerprint
 from longhaul_core.manifests import hash_bytes
 from longhaul_core.objects import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.products import refuse_foreign_tokenizer
 from longhaul_corpus.adapters.records import BUILD, TOKEN_SET, TOKENIZER, dump_spec, dump_training, move, object_prefix

@@ -6,9 +6,9 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Claim, Database, ResourceRow, queue, resources
+from longhaul_core.db.session import Session
 from longhaul_core.engine.protocol import Task
 from longhaul_core.ids import Collection, ResourceName
-from sqlalchemy.orm import Session
 
 from longhaul_corpus.adapters.inputs import Inputs
 from longhaul_corpus.adapters.records import TOKENIZER, Job, dump_inputs, move, object_prefix, reason, reason_of_failure

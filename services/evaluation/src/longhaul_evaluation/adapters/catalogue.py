@@ -9,10 +9,10 @@ from longhaul_core.db import Page, ResourceRow, events, resources
 from longhaul_core.db.revisions import current_revision
 from longhaul_core.db.rows import COLUMNS, row_of
 from longhaul_core.db.schema import resources as table
+from longhaul_core.db.session import Session
 from longhaul_core.ids import fingerprint
 from longhaul_core.rpc.paging import decode_page_token, encode_page_token
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from longhaul_evaluation.adapters.records import (
     EVALUATION_KIND,

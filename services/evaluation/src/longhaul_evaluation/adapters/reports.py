@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from longhaul_core.db import Database
+from longhaul_core.db.session import Session
 from longhaul_core.errors import DataLoss, FailedPrecondition, NotFound
 from longhaul_core.ids import ResourceName
 from longhaul_core.objects.store import ObjectStore
 from longhaul_core.tasks import ScoreResult, TaskScore
-from sqlalchemy.orm import Session
 
 from longhaul_evaluation.adapters import catalogue
 from longhaul_evaluation.adapters.objects import read_result

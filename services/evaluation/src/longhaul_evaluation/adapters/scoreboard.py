@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import LonghaulError
 from longhaul_core.ids import ANY_PROJECT
 from longhaul_core.logging import get_logger
 from longhaul_core.metrics import Metrics
-from sqlalchemy.orm import Session
 
 from longhaul_evaluation.adapters.records import EVALUATION_KIND, evaluation_of
 from longhaul_evaluation.adapters.waking import Alarm

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
+from longhaul_core.db.session import Session
 from longhaul_core.errors import FailedPrecondition, LonghaulError, NotFound
 from longhaul_core.failpoints import Failpoints
 from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
-from sqlalchemy.orm import Session
 
 from longhaul_evaluation.adapters import catalogue
 from longhaul_evaluation.adapters.failpoints import Point

@@ -13,9 +13,9 @@ from longhaul_core.db.bulk import Saved, find_many, save_many
 from longhaul_core.db.resources import list_all
 from longhaul_core.db.revisions import lock_revisions
 from longhaul_core.db.schema import resources
+from longhaul_core.db.session import Session
 from pydantic import TypeAdapter
 from sqlalchemy import delete
-from sqlalchemy.orm import Session
 
 from longhaul_gpuhealth.domain.exchange import PeerSummary
 

@@ -14,9 +14,9 @@ from longhaul_core.db.events import list_events
 from longhaul_core.db.leases import check_term
 from longhaul_core.db.resources import Page, create, delete, find, get, list_all, list_page, update
 from longhaul_core.db.revisions import lock_revisions
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted, NotFound
 from pydantic import TypeAdapter
-from sqlalchemy.orm import Session
 
 from longhaul_gpuhealth.adapters.shards import Fence
 from longhaul_gpuhealth.domain.budget import Budget

@@ -8,9 +8,9 @@ from longhaul_core.db import Database
 from longhaul_core.db.dialects import database_now
 from longhaul_core.db.leases import Lease, acquire, release, renew
 from longhaul_core.db.schema import leases
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
 from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
 
 from longhaul_gpuhealth.domain.sharding import fair_share, shard_of
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, queue, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import FailedPrecondition, LonghaulError
 from longhaul_core.ids import Collection, parse_name
 from longhaul_core.objects import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import merge_samples, read_samples, spec_of

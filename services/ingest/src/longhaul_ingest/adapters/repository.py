@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from longhaul_core.db import Claim, ResourceRow, events, queue, resources
+from longhaul_core.db.session import Session
 from longhaul_core.engine import WORKER_ENDED
 from longhaul_core.errors import Aborted, NotFound
 from longhaul_core.manifests import Manifest
-from sqlalchemy.orm import Session
 
 from longhaul_ingest.domain.ingestion import (
     DATASET,

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from longhaul_core.db import Claim, ResourceRow, queue, resources
 from longhaul_core.db.revisions import current_revision
+from longhaul_core.db.session import Session
 from longhaul_core.errors import LonghaulError, Unavailable
 from longhaul_core.logging import get_logger
 from longhaul_core.manifests import Manifest
 from longhaul_core.objects import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import commit, find_committed, spec_of

@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from longhaul_core.db import Claim, ResourceRow, queue, resources
+from longhaul_core.db.session import Session
 from longhaul_core.engine import RemoteTaskError, WorkerDied, WorkerMemoryExceeded
 from longhaul_core.errors import Aborted, ErrorCode, LonghaulError
 from longhaul_core.logging import get_logger
-from sqlalchemy.orm import Session
 
 from longhaul_ingest.adapters import repository
 from longhaul_ingest.adapters.commit import spec_of

@@ -25,7 +25,8 @@ class ControllerMetrics:
     """Counters and gauges of one replica."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._runs = metrics.gauge("runs", "Runs by state, as the leader sees them.", ("state",))
+        runs = metrics.gauge("runs", "Runs by state, as the leader sees them.", ("state",))
+        self._by_state = {state: runs.labels(state.value) for state in RunState}
         self._agents = metrics.gauge("agents_connected", "Open agent streams.")
         self._incidents = metrics.counter("incidents", "Incidents detected, by cause.", ("cause",))
         self._transitions = metrics.counter("transitions", "Transitions of runs, by new state.", ("state",))
@@ -56,8 +57,8 @@ class ControllerMetrics:
         self._leading.set(1 if leading else 0)
         if not leading:
             self._single.clear()
-            for state in RunState:
-                self._runs.labels(state.value).set(0)
+            for series in self._by_state.values():
+                series.set(0)
 
     def observe(self, runs: Iterable[StoredRun], agents: int, now: float) -> None:
         """Sets the gauges after a pass over all runs, ended ones included."""
@@ -68,7 +69,7 @@ class ControllerMetrics:
         counts = Counter(stored.run.control.state for stored in known)
         for state in RunState:
             if not state.terminal:
-                self._runs.labels(state.value).set(counts.get(state, 0))
+                self._by_state[state].set(counts.get(state, 0))
         self._agents.set(agents)
 
     def count_change(self, before: Run, change: Change) -> None:

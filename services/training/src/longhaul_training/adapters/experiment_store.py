@@ -9,9 +9,9 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted, LonghaulError
 from longhaul_core.logging import get_logger
-from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, run_store
 from longhaul_training.adapters.leadership import Leadership, check_term, is_stale

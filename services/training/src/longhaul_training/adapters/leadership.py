@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, Lease
 from longhaul_core.db import leases as lease_table
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted, LonghaulError, Unavailable
 from longhaul_core.ids import new_uid
 from longhaul_core.logging import get_logger
-from sqlalchemy.orm import Session
 
 LEASE_NAME = "training-controller"
 # The holder stops this share of the lease's life after the renewal was *sent*, so that no clock skew lets it act late.

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from longhaul_core.db.dialects import is_sqlite
+from longhaul_core.db.prepared import Prepared
 from longhaul_core.db.schema import step_metrics
+from longhaul_core.db.session import Session
 from longhaul_core.objects import ObjectStore
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
 
 # Rows of a run that stay in the database, and rows a segment; both bound the work of one read.
 KEPT_ROWS = 4096
@@ -37,26 +39,22 @@ class MetricRow:
     values: dict[str, Any]
 
 
+def _upsert(insert: Any) -> Prepared:
+    newer = {name: insert.excluded[name] for name in _NEWER}
+    older = step_metrics.c.epoch <= insert.excluded.epoch
+    return Prepared(insert.on_conflict_do_update(index_elements=["run_uid", "step"], set_=newer, where=older))
+
+
+_NEWER = ("epoch", "sequence", "replayed", "at", "values")
+_UPSERTS = {True: _upsert(sqlite.insert(step_metrics)), False: _upsert(postgresql.insert(step_metrics))}
+_NEWEST = Prepared(select(func.max(step_metrics.c.sequence)).where(step_metrics.c.run_uid == bindparam("of_run")))
+
+
 def upsert(session: Session, run_uid: str, rows: Iterable[MetricRow]) -> None:
     """Writes rows; a row of an older epoch than the one that is there changes nothing."""
-    on_sqlite = session.get_bind().dialect.name == "sqlite"
+    statement = _UPSERTS[is_sqlite(session)]
     for row in rows:
-        insert: Any = sqlite.insert(step_metrics) if on_sqlite else postgresql.insert(step_metrics)
-        values = {
-            "run_uid": run_uid,
-            "step": row.step,
-            "epoch": row.epoch,
-            "sequence": row.sequence,
-            "replayed": row.replayed,
-            "at": row.at,
-            "values": row.values,
-        }
-        newer = {name: insert.excluded[name] for name in ("epoch", "sequence", "replayed", "at", "values")}
-        session.execute(
-            insert.values(values).on_conflict_do_update(
-                index_elements=["run_uid", "step"], set_=newer, where=step_metrics.c.epoch <= insert.excluded.epoch
-            )
-        )
+        statement.rows(session, {"run_uid": run_uid, **{name: getattr(row, name) for name in ("step", *_NEWER)}})
 
 
 def rows_after_step(session: Session, run_uid: str, after_step: int, limit: int) -> list[MetricRow]:
@@ -83,8 +81,8 @@ def rows_after_sequence(session: Session, run_uid: str, after_sequence: int, lim
 
 def newest_sequence(session: Session, run_uid: str) -> int:
     """Sequence of the row that was committed last; 0 before the first."""
-    statement = select(func.max(step_metrics.c.sequence)).where(step_metrics.c.run_uid == run_uid)
-    return int(session.execute(statement).scalar_one() or 0)
+    [[newest]] = _NEWEST.rows(session, {"of_run": run_uid})
+    return int(newest or 0)
 
 
 def rows_to_archive(session: Session, run_uid: str) -> list[MetricRow]:

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.ids import ANY_PROJECT
-from sqlalchemy.orm import Session
 
 T = TypeVar("T")
 BATCH = 500
@@ -55,8 +55,10 @@ class Mirror(Generic[T]):
         return len(rows) >= BATCH
 
     def _take(self, row: ResourceRow) -> T:
-        item = self._load(row)
         known = self._items.get(row.uid)
+        if known is not None and known[0] == row.revision:  # what this controller wrote itself comes back once
+            return known[1]
+        item = self._load(row)
         if row.deleted:
             self._items.pop(row.uid, None)
         elif known is None or known[0] <= row.revision:

@@ -11,8 +11,8 @@ import secrets
 from datetime import datetime
 
 from longhaul_core.db import Database, resources
+from longhaul_core.db.session import Session
 from longhaul_core.rpc.pod_tokens import PodClaim, PodTokens
-from sqlalchemy.orm import Session
 
 KIND = "training-key"
 

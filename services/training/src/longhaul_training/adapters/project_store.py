@@ -7,8 +7,8 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.ids import fingerprint
-from sqlalchemy.orm import Session
 
 from longhaul_training.domain.admission import ProjectLimits
 

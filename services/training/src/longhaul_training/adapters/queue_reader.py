@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from longhaul_core.db import Database, resources
+from longhaul_core.db.session import Session
 from longhaul_core.ids import ANY_PROJECT
-from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, project_store, run_store
 from longhaul_training.domain.admission import ProjectLimits

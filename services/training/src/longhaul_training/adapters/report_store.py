@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import LonghaulError
 from longhaul_core.logging import get_logger
 from longhaul_core.objects import ObjectStore
-from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, metric_rows
 from longhaul_training.adapters.leadership import check_term

@@ -14,8 +14,8 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, events, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted, NotFound
-from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, project_store
 from longhaul_training.adapters.leadership import check_term

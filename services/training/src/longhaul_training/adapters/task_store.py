@@ -8,8 +8,8 @@ from typing import Any
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.errors import Aborted
-from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec
 from longhaul_training.adapters.leadership import check_term

@@ -8,9 +8,9 @@ import grpc
 from longhaul.training.v1 import plan_pb2, plan_pb2_grpc, project_pb2_grpc
 from longhaul.training.v1 import project_pb2 as pb
 from longhaul_core.db import Database, ResourceRow, resources
+from longhaul_core.db.session import Session
 from longhaul_core.ids import check_id
 from longhaul_core.rpc.paging import page_size
-from sqlalchemy.orm import Session
 
 from longhaul_training.adapters import codec, project_store, run_store
 from longhaul_training.adapters.project_store import ProjectStore

@@ -49,10 +49,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class FolderScheduling(LoadScopeScheduling):
-    """With `-n`: tests of a folder share the services that they start, so one worker runs them; unit tests by file."""
+    """With `-n`: tests of a folder share the services that they start, so one worker runs them; unit tests by file.
+
+    Blocks of the simulation share nothing.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
+        if "/simulation/" in path:
+            return nodeid
         return path if "/unit/" in path else path.rpartition("/")[0]
 
 

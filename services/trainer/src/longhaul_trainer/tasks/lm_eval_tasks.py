@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.tasks import ItemScore, ScoreSelection, TaskScore
@@ -72,22 +74,19 @@ def run_task(model: Any, folder: Path, selection: ScoreSelection, kind: str, see
             f"Task {selection.task} of kind {kind} has no examples to show",
             violations=[("tasks.few_shot", f"must be 0, not {selection.few_shot}")],
         )
-    from lm_eval import simple_evaluate
+    import torch
+    from lm_eval import evaluate
     from lm_eval.tasks import TaskManager
 
-    answer = simple_evaluate(
-        model=model,
-        tasks=[selection.task],
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        num_fewshot=selection.few_shot,
-        limit=selection.limit or None,
-        bootstrap_iters=0,
-        log_samples=True,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
-    )
+    # Not `simple_evaluate`: around the same call it asks pip, git and the drivers about this machine, a second a task.
+    loaded = TaskManager(include_path=str(folder), include_defaults=False).load([selection.task])
+    task = loaded["tasks"][selection.task]
+    task.set_config(key="num_fewshot", value=selection.few_shot)
+    task.set_fewshot_seed(seed=seed)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    answer = evaluate(lm=model, task_dict=loaded, limit=selection.limit or None, bootstrap_iters=0, log_samples=True)
     samples = answer["samples"][selection.task]
     return list(_scores(selection, kind, samples))
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 
+from longhaul_core.collector import importing
 from longhaul_core.engine.execution import execute
 from longhaul_core.engine.failures import record_error
 from longhaul_core.engine.messages import Answer, Failed, Progress, Ready, Setup, Started, dump, frame, receive
@@ -63,8 +64,9 @@ def _prepare(setup: Setup) -> None:
     os.nice(setup.niceness)
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(setup.threads)))  # before numeric libraries load
     sys.path[:] = setup.import_path
-    for module in setup.preload:
-        importlib.import_module(module)
+    with importing():
+        for module in setup.preload:
+            importlib.import_module(module)
 
 
 def _die_with(parent: int) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from contextlib import suppress
 
+from longhaul_core.collector import importing
 from longhaul_core.errors import InvalidArgument, LonghaulError
 from longhaul_core.logging import configure_logging, get_logger
 from longhaul_core.objects import ObjectStore, open_store
@@ -20,18 +21,22 @@ _log = get_logger(__name__)
 def _run(program: str, settings: TaskSettings, store: ObjectStore) -> BaseModel:
     """Each program is imported only when it runs: what it needs takes seconds to import."""
     if program == "score":
-        from longhaul_trainer.tasks.score import run_score
+        with importing():
+            from longhaul_trainer.tasks.score import run_score
 
         return run_score(settings, store)
     if program == "export":
-        from longhaul_trainer.tasks.export import run_export
+        with importing():
+            from longhaul_trainer.tasks.export import run_export
 
         return run_export(settings, store)
     if program == "import":
-        from longhaul_trainer.tasks.importing import run_import
+        with importing():
+            from longhaul_trainer.tasks.importing import run_import
 
         return run_import(settings, store)
-    from longhaul_trainer.tasks.burnin import run_burnin
+    with importing():
+        from longhaul_trainer.tasks.burnin import run_burnin
 
     return run_burnin(settings)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from longhaul_core.collector import importing
 from longhaul_core.errors import InvalidArgument
 from longhaul_core.tasks import ItemScore, ScoreSelection, TaskScore
 
@@ -74,9 +75,10 @@ def run_task(model: Any, folder: Path, selection: ScoreSelection, kind: str, see
             f"Task {selection.task} of kind {kind} has no examples to show",
             violations=[("tasks.few_shot", f"must be 0, not {selection.few_shot}")],
         )
-    import torch
-    from lm_eval import evaluate
-    from lm_eval.tasks import TaskManager
+    with importing():
+        import torch
+        from lm_eval import evaluate
+        from lm_eval.tasks import TaskManager
 
     # Not `simple_evaluate`: around the same call it asks pip, git and the drivers about this machine, a second a task.
     loaded = TaskManager(include_path=str(folder), include_defaults=False).load([selection.task])

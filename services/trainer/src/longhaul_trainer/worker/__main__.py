@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from longhaul_core.collector import importing
+
 from longhaul_trainer.worker.lifeline import die_with_parent
 
 
@@ -15,7 +17,8 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent(arguments.agent)
 
-    from longhaul_trainer.worker.nursery import serve
+    with importing():
+        from longhaul_trainer.worker.nursery import serve
 
     serve(arguments.control)
 

@@ -7,7 +7,6 @@ It dies with the agent, and the workers die with it.
 
 from __future__ import annotations
 
-import gc
 import os
 import selectors
 import signal
@@ -113,8 +112,6 @@ def serve(control: int) -> NoReturn:
     """Serves one agent over the socket with this descriptor."""
     configure_logging("trainer")
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
     try:
         Nursery(socket.socket(fileno=control)).serve()
     except OSError as error:

@@ -92,10 +92,11 @@ def _write_bill(name: str, code: Path, packages: list[str]) -> None:
 
 def _config(name: str, image: Image, tag: str) -> Config:
     service = name.partition("-")[0]
-    environment = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "LONGHAUL_DATA_DIR": "/data"}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["LONGHAUL_DATA_DIR"] = "/data"
     port = PORTS.get(service)
     if port is None:
-        environment = {**environment, "PATH": "/usr/bin:/bin", **CACHES}
+        environment = {**environment, **CACHES}
     return Config(
         entrypoint=[PYTHON, "-m", image.module],
         user=f"{USER_ID}:{USER_ID}",

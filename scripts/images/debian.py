@@ -81,6 +81,7 @@ def _unpack(file: Path, root: Path) -> None:
 
 def _finish(root: Path) -> None:
     """What package scripts would do."""
+    (root / "usr/bin/python").symlink_to(Path(PYTHON).name)  # commands of pods say `python`, as in other images
     etc = root / "etc"
     etc.mkdir(exist_ok=True)
     (etc / "passwd").write_text(f"root:x:0:0:root:/:/\n{USER}:x:{USER_ID}:{USER_ID}:{USER}:/home/{USER}:/\n")

@@ -106,7 +106,7 @@ def write_archive(target: Path, name: str, config: Config, layers: Sequence[Laye
         }
     )
     tag = name.rpartition(":")[2]
-    annotations = {"org.opencontainers.image.ref.name": tag, "io.containerd.image.name": name}
+    annotations = {"org.opencontainers.image.ref.name": tag, "io.containerd.image.name": full_name(name)}
     described = _descriptor(f"{MEDIA}.manifest.v1+json", manifest)
     platform = {"architecture": architecture, "os": "linux"}
     index = {"schemaVersion": 2, "mediaType": f"{MEDIA}.index.v1+json"}
@@ -119,6 +119,13 @@ def write_archive(target: Path, name: str, config: Config, layers: Sequence[Laye
         for layer in layers:
             _add_file(archive, _blob(layer.digest), layer.path)
     return str(described["digest"])
+
+
+def full_name(name: str) -> str:
+    """The name with its registry; a kubelet looks for an image without one under Docker's, imported or not."""
+    first, slash, _ = name.partition("/")
+    registry = slash and ("." in first or ":" in first or first == "localhost")
+    return name if registry else f"docker.io/{name}"
 
 
 def _members(root: Path) -> Iterator[Path]:

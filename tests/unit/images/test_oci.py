@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from images.oci import Config, write_archive, write_layer
+from images.oci import Config, full_name, write_archive, write_layer
 
 
 def make_root(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def test_archive_is_an_oci_layout_whose_digests_hold(tmp_path: Path):
     found = members(archive(tmp_path))
     assert json.loads(found["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
     (entry,) = json.loads(found["index.json"])["manifests"]
-    assert entry["annotations"]["io.containerd.image.name"] == "longhaul/x:1"
+    assert entry["annotations"]["io.containerd.image.name"] == "docker.io/longhaul/x:1"
     manifest = json.loads(blob(found, entry))
     config = json.loads(blob(found, manifest["config"]))
     (layer,) = manifest["layers"]
@@ -72,3 +72,8 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert archive(tmp_path / "a").read_bytes() == archive(tmp_path / "b").read_bytes()
+
+
+def test_name_with_a_registry_stays_as_it_is() -> None:
+    for name in ("registry.example/longhaul/x:1", "localhost/x:1", "host:5000/x@sha256:12"):
+        assert full_name(name) == name

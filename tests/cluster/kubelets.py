@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longhaul_core.cluster.kubernetes.manifest import bound_node
 from longhaul_core.errors import LonghaulError, NotFound
 from player import GPU, Player, Raw, container_status, gpus_of, now, path_of
 
@@ -53,7 +54,12 @@ class Kubelets(Player):
                 await self._ready(name, "True", "KubeletReady")
         pods = await self._pods()
         for pod in pods:
-            if pod["spec"].get("nodeName") not in self.alive:
+            if "nodeName" not in pod["spec"]:
+                node = bound_node(pod["spec"])
+                if node in self.alive and not pod["spec"].get("schedulingGates"):
+                    await self._bind(pod, node)
+                continue
+            if pod["spec"]["nodeName"] not in self.alive:
                 continue
             with suppress(NotFound):
                 if pod["metadata"].get("deletionTimestamp"):
@@ -164,6 +170,7 @@ class Kubelets(Player):
                 _kill(process, signal.SIGKILL)
             return
         if process is not None:
+            await self._report_end(pod)  # a finalizer may wait for the phase
             _kill(process, signal.SIGKILL)
             del self.processes[uid]
         self._nodes_of.pop(uid, None)

@@ -142,20 +142,23 @@ class Player:
         return False
 
     async def _schedule(self, pod: Raw, nodes: dict[str, Raw], pods: list[Raw]) -> bool:
+        if pod["spec"].get("schedulingGates"):
+            return False
         for name, node in nodes.items():
             if name in self.alive and _fits(pod, node) and gpus_of(pod) <= self._free(name, pods):
-                path = f"{path_of(pod)}/binding"
-                target = {"apiVersion": "v1", "kind": "Node", "name": name}
-                metadata = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
-                await self._ask(
-                    "POST", path, {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target}
-                )
+                await self._bind(pod, name)
                 return True
         message = f"0/{len(nodes)} nodes are available: {len(nodes)} Insufficient {GPU}."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         if not any(item.get("reason") == "Unschedulable" for item in pod["status"].get("conditions") or ()):
             await self._status(path_of(pod), {"conditions": [condition]})
         return False
+
+    async def _bind(self, pod: Raw, node: str) -> None:
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        metadata = {"name": pod["metadata"]["name"], "namespace": pod["metadata"]["namespace"]}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": metadata, "target": target}
+        await self._ask("POST", f"{path_of(pod)}/binding", binding)
 
     async def _admit(self, pod: Raw, node: str, pods: list[Raw]) -> None:
         free = self._free(node, [other for other in pods if other["metadata"]["uid"] != pod["metadata"]["uid"]])

@@ -31,15 +31,15 @@ START_SECONDS = 60.0
 class Bucket:
     """A bucket whose objects are real files, served by rclone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         folder.mkdir(exist_ok=True)
         log = folder.with_suffix(".log")
         program = Path(sys.executable).with_name("rclone")
-        options = ["--config", "/dev/null", "--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
+        options = ["--config", "/dev/null", "--addr", f"{host}:0", "--auth-key", f"{ACCESS},{SECRET}"]
         with log.open("wb") as sink:
             self._server = subprocess.Popen([program, "serve", "s3", folder, *options], stderr=sink)
         deadline = time.monotonic() + START_SECONDS
-        while not (found := re.search(r"http://(127\.0\.0\.1:\d+)", log.read_text())):
+        while not (found := re.search(rf"http://({re.escape(host)}:\d+)", log.read_text())):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
         if not (folder / BUCKET).exists():

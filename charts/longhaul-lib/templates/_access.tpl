@@ -74,6 +74,11 @@ rules:
     resources: [podgroups]
     verbs: [get, create, delete]
   {{- end }}
+  {{- if eq .root.Values.global.runs.gang "kueue" }}
+  - apiGroups: [kueue.x-k8s.io] # what keeps the place of a run's pods in the queue, once they are gone
+    resources: [workloads]
+    verbs: [delete]
+  {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding

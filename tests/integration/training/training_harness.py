@@ -40,6 +40,7 @@ from longhaul_core.rpc.user_tokens import digest_of
 PARENT = "projects/lab"
 API_TOKEN, USER_TOKEN = "services-only", "lab-operator"
 TOKEN_SET = "projects/lab/tokenSets/words"
+LOOPBACK = "127.0.0.1"
 DEADLINE_SECONDS = 240.0
 
 
@@ -184,9 +185,9 @@ class Service:
 class Guard:
     """Certificates, the services' token, and one user, as files and as environment."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str) -> None:
         self.authority = create_authority("lab", datetime.now(UTC))
-        server = issue(self.authority, ["127.0.0.1"], datetime.now(UTC))
+        server = issue(self.authority, sorted({LOOPBACK, host}), datetime.now(UTC))
         users = f"users: [{{name: lab, role: operator, token_sha256: {digest_of(USER_TOKEN)}}}]"
         for name, content in (
             ("authority.pem", self.authority.certificate),
@@ -208,34 +209,37 @@ class Guard:
 class Lab:
     """Everything a test of the training service needs, and an operator's view of it.
 
-    Over TLS and with tokens, unless `guarded` is false.
+    Over TLS and with tokens, unless `guarded` is false. `host` is where the services listen.
     """
+
+    host = LOOPBACK
 
     def __init__(self, folder: Path, nodes: int, *, guarded: bool = True) -> None:
         self.folder = folder
         self.cluster = folder / "cluster"
         self.objects_url = f"file://{folder / 'objects'}"
-        guard = Guard(folder) if guarded else None
+        guard = Guard(folder, self.host) if guarded else None
         self.upstream = Upstream(guard.credentials if guard else None)
         self.training_port, checkpoint_port = free_port(), free_port()
         common = {
             "LONGHAUL_DATA_DIR": str(folder),
             "LONGHAUL_METRICS_ADDRESS": "",
             **(guard.environment if guard else {}),
-            "LONGHAUL_TRAINING_ADDRESS": f"127.0.0.1:{self.training_port}",
-            "LONGHAUL_CHECKPOINT_ADDRESS": f"127.0.0.1:{checkpoint_port}",
+            **self.shared_environment(),
+            "LONGHAUL_TRAINING_ADDRESS": f"{self.host}:{self.training_port}",
+            "LONGHAUL_CHECKPOINT_ADDRESS": f"{self.host}:{checkpoint_port}",
             "LONGHAUL_CORPUS_ADDRESS": self.upstream.address,
             "LONGHAUL_GPUHEALTH_ADDRESS": self.upstream.address,
         }
         self.checkpoint = Service(
-            "longhaul_checkpoint", folder, {**common, "LONGHAUL_LISTEN_ADDRESS": f"127.0.0.1:{checkpoint_port}"}
+            "longhaul_checkpoint", folder, {**common, "LONGHAUL_LISTEN_ADDRESS": f"{self.host}:{checkpoint_port}"}
         )
         self.training = Service(
             "longhaul_training",
             folder,
             {
                 **common,
-                "LONGHAUL_LISTEN_ADDRESS": f"127.0.0.1:{self.training_port}",
+                "LONGHAUL_LISTEN_ADDRESS": f"{self.host}:{self.training_port}",
                 "LONGHAUL_LEASE_SECONDS": "3",
                 "LONGHAUL_RECONNECT_SECONDS": "5",
                 **self.training_environment(),
@@ -246,8 +250,8 @@ class Lab:
         self.checkpoint.start()
         self.training.start()
         reach: dict[str, Any] = {"token": USER_TOKEN, "tls_ca": guard.authority.certificate} if guard else {}
-        self.channel = connect_sync(f"127.0.0.1:{self.training_port}", **reach)
-        self.checkpoint_channel = connect_sync(f"127.0.0.1:{checkpoint_port}", **reach)
+        self.channel = connect_sync(f"{self.host}:{self.training_port}", **reach)
+        self.checkpoint_channel = connect_sync(f"{self.host}:{checkpoint_port}", **reach)
         self.runs: Any = training_run_pb2_grpc.TrainingRunServiceStub(self.channel)
         self.tasks: Any = task_pb2_grpc.TaskServiceStub(self.channel)
         self.plans: Any = plan_pb2_grpc.PlanServiceStub(self.channel)
@@ -271,6 +275,10 @@ class Lab:
         self.training.kill()
         self.checkpoint.kill()
         self.upstream.stop()
+
+    def shared_environment(self) -> dict[str, str]:
+        """What both services are told beside the addresses."""
+        return {}
 
     def training_environment(self) -> dict[str, str]:
         """What the training service is told beside the addresses."""

@@ -30,6 +30,7 @@ class Resource(StrEnum):
     EVENTS = "events"
     CONFIG_MAPS = "configmaps"
     POD_GROUPS = "podgroups"
+    WORKLOADS = "workloads"
     JOBS = "jobs"
 
 

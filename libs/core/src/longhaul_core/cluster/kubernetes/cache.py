@@ -11,14 +11,19 @@ from longhaul_core.clock import Clock
 from longhaul_core.cluster.hints import HintBoard
 from longhaul_core.cluster.kubernetes.api import NODES, Api, Collection, Raw, Resource
 from longhaul_core.cluster.kubernetes.nodes import NodeRecord, parse_node
-from longhaul_core.cluster.kubernetes.options import KubernetesOptions
+from longhaul_core.cluster.kubernetes.options import GangScheduling, KubernetesOptions
 from longhaul_core.cluster.kubernetes.pending import Explainer
 from longhaul_core.cluster.kubernetes.pods import PodRecord, observed, parse_pod
 from longhaul_core.cluster.kubernetes.readiness import Readiness
 from longhaul_core.cluster.kubernetes.reflector import Reflector
+from longhaul_core.cluster.kubernetes.releases import Releases
 from longhaul_core.cluster.kubernetes.store import Store
 from longhaul_core.cluster.kubernetes.timing import Timing
 from longhaul_core.cluster.model import Node, Pod
+from longhaul_core.errors import LonghaulError
+from longhaul_core.logging import get_logger
+
+_log = get_logger(__name__)
 
 
 def pod_collections(options: KubernetesOptions) -> list[Collection]:
@@ -54,6 +59,8 @@ class ClusterCache:
             for reflector in self._reflectors:
                 self._spawn(reflector.run(), f"cluster watch {reflector.collection.path}")
             self._spawn(self._explain(), "cluster watch explain")
+            if self.options.gang is GangScheduling.KUEUE:
+                self._spawn(self._release(), "cluster watch release")
         for reflector in self._reflectors:
             await reflector.synced()
 
@@ -185,6 +192,16 @@ class ClusterCache:
             await self.clock.sleep(self.timing.explain_round)
             for pod in await self.explainer.renew([record.pod for record in self.pods]):
                 self.board.pod_changed(pod.namespace, pod.name, pod.labels)
+
+    async def _release(self) -> None:
+        """Give back the places of pod groups that are over; what fails is tried at the next look."""
+        releases = Releases(self.api, self.clock)
+        while True:
+            await self.clock.sleep(self.timing.explain_round)
+            try:
+                await releases.look([record.pod for record in self.pods])
+            except LonghaulError as error:
+                _log.warning("a pod group keeps its place in the queue", error=str(error))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(coroutine, name=name)

@@ -132,10 +132,15 @@ class FilesystemStore:
         """See `ObjectStore.delete_prefix`."""
         if not prefix:
             raise InvalidArgument("A prefix to delete must not be empty.", reason="INVALID_OBJECT_KEY")
-        keys = [info.key for info in self.list(prefix)]
-        for key in keys:
-            self.delete(key)
-        return len(keys)
+        paths = [self._path(info.key) for info in self.list(prefix)]
+        with os_errors(self.root / prefix, prefix):
+            for path in paths:
+                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                    path.unlink()
+            for folder in {self._prune(folder) for folder in {path.parent for path in paths}}:
+                with suppress(FileNotFoundError):  # pruned with another
+                    sync_folders(folder, self.root)
+        return len(paths)
 
     def local_path(self, key: str) -> Path | None:
         """See `ObjectStore.local_path`."""

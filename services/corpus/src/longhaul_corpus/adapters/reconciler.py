@@ -13,7 +13,8 @@ from longhaul_corpus.adapters.runner import Runner
 from longhaul_corpus.adapters.upstream import Datasets
 from longhaul_corpus.domain.jobs import ACTIVE, JobState
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.25
+"""The most that a job which another replica accepted waits for this one."""
 _RECONNECT_SECONDS = 1.0
 
 log = get_logger(__name__)
@@ -57,14 +58,16 @@ class Reconciler:
 
     async def _round(self) -> bool:
         """Step every job once; tells whether any moved."""
-        moved = False
+        moved = running = False
         waiting: set[str] = set()
         for kind, steps in self._steps.items():
             for row in await self._jobs(kind):
                 if row.state == JobState.WAITING_FOR_INPUTS:
                     waiting.add(row.project)
+                running |= row.state == JobState.RUNNING
                 moved |= await self._step(steps, row)
         self._follow(waiting)
+        self._runner.expect(running)
         if moved:
             self._runner.poke()
         return moved

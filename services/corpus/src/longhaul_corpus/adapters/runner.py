@@ -20,6 +20,8 @@ from longhaul_corpus.adapters.records import Job, reason_of
 from longhaul_corpus.domain.jobs import worth_retrying
 
 _POLL_SECONDS = 1.0
+_EXPECTING_POLL_SECONDS = 0.1
+"""While a job runs: another replica may have queued its next phase."""
 _RETRY_DELAY_SECONDS = 0.5
 
 log = get_logger(__name__)
@@ -74,12 +76,19 @@ class Runner:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._fractions: dict[tuple[str, str], dict[int, float]] = {}
         self._draining = False
+        self._expecting = False
         self.finished = asyncio.Event()
         """Set whenever an item ended, so that the next phase can begin at once."""
 
     def poke(self) -> None:
         """Look for new items now."""
         self._wake.set()
+
+    def expect(self, jobs_run: bool) -> None:
+        """Look for items often while any job runs; other replicas queue items too."""
+        if jobs_run and not self._expecting:
+            self.poke()
+        self._expecting = jobs_run
 
     def fractions(self, job: str, phase: str) -> Mapping[int, float]:
         """Progress of the items of a phase that this replica works on, by position."""
@@ -95,7 +104,8 @@ class Runner:
             except LonghaulError as error:
                 log.warning("claiming failed", reason=error.reason, error=error.message)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _POLL_SECONDS)
+                seconds = _EXPECTING_POLL_SECONDS if self._expecting else _POLL_SECONDS
+                await asyncio.wait_for(self._wake.wait(), seconds)
         await self.drain()
 
     async def drain(self) -> None:

@@ -35,7 +35,8 @@ class _Columns:
         encoded = text.encode("utf-8", "surrogatepass")
         digest = xxhash.xxh3_128_intdigest(encoded)
         self.text[:, row] = digest >> 64, digest & _HALF
-        self.url[row] = xxhash.xxh64_intdigest(_same_page(url).encode()) if url else 0
+        page = _page(url or "")
+        self.url[row] = xxhash.xxh64_intdigest(page.encode()) if page else 0
         self.length[row] = len(encoded)
         self.source[row] = self.names.setdefault(source, len(self.names))
         self._set_signature(row, self._hasher.signature(simplified_bytes(text)))
@@ -88,6 +89,10 @@ def _write(workspace: Workspace, number: int, columns: _Columns) -> None:
         workspace.put_column(f"{folder}/{name}", getattr(columns, name))
 
 
-def _same_page(url: str) -> str:
-    """URL without what does not change the page: the fragment, a closing slash."""
-    return url.partition("#")[0].rstrip("/")
+def _page(url: str) -> str:
+    """URL without what does not change the page: the fragment, a closing slash; "" where it is no address.
+
+    Records without one have their place instead, as `notes.jsonl#1024` or a path: places of a file, or equal paths of
+    two sources, are no copies of one page.
+    """
+    return url.partition("#")[0].rstrip("/") if "://" in url else ""

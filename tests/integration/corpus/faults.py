@@ -27,6 +27,8 @@ from longhaul_corpus.domain.minhash import MinHashParameters, SignatureHasher
 from longhaul_corpus.domain.phases import Phase
 from longhaul_corpus.domain.piece_cache import PieceCache
 from longhaul_corpus.domain.repeats import text_hashes, window_hashes
+from longhaul_corpus.domain.spec import TokenizerTraining
+from longhaul_corpus.domain.tokenizer import train_tokenizer
 from longhaul_corpus.domain.words import simplified_bytes
 
 from tests.integration.corpus.steps import here
@@ -100,7 +102,7 @@ class FaultyStore:
 
     def plant(self) -> None:
         """Replace the steps of the store at which a file is begun, gets its name, or is deleted."""
-        begin, publish, delete = FilesystemStore.new_temporary, FilesystemStore.publish, FilesystemStore.delete
+        begin, publish, unlink = FilesystemStore.new_temporary, FilesystemStore.publish, FilesystemStore.unlink
 
         def faulty_begin(store: FilesystemStore) -> tuple[int, Path]:
             if self._fault is Fault.DISK_FULL and self._due():
@@ -114,15 +116,15 @@ class FaultyStore:
             self._kill(due, Fault.KILLED_AFTER)
             return info
 
-        def faulty_delete(store: FilesystemStore, key: str) -> None:
+        def faulty_unlink(store: FilesystemStore, path: Path) -> None:
             due = self._fault is not Fault.DISK_FULL and self._due()
             self._kill(due, Fault.KILLED_BEFORE)
-            delete(store, key)
+            unlink(store, path)
             self._kill(due, Fault.KILLED_AFTER)
 
         FilesystemStore.new_temporary = faulty_begin  # type: ignore[method-assign]
         FilesystemStore.publish = faulty_publish  # type: ignore[method-assign]
-        FilesystemStore.delete = faulty_delete  # type: ignore[method-assign]
+        FilesystemStore.unlink = faulty_unlink  # type: ignore[method-assign]
 
     def _due(self) -> bool:
         self._left -= 1
@@ -162,6 +164,7 @@ def _warm_up() -> None:
     gram_hashes(data, 5)
     text_hashes([text])
     window_hashes(np.frombuffer(text.encode(), dtype=np.uint8), 5)
+    train_tokenizer([[text]], TokenizerTraining(258))
     PieceCache(lambda piece: [len(piece)], single_digits=True).encode(text)
     sets = DisjointSets(2)
     sets.join_equal(np.zeros(2, dtype=np.uint64), np.ones(2, dtype=np.bool_))

@@ -36,7 +36,7 @@ async def test_killed_workers_are_replaced_and_the_token_set_is_the_same(client:
     async def kill_one() -> pb.CorpusBuild:
         nonlocal killed
         build = await client.get("broken")
-        if build.status.progress.phase == "tokenizer" and not killed:
+        if build.status.state == resource_pb2.JOB_STATE_RUNNING and not killed:
             killed += _kill_workers()
         return build
 
@@ -80,7 +80,7 @@ async def test_service_killed_between_durable_steps_resumes_and_gives_the_same_t
 async def test_replica_that_drains_hands_its_work_to_the_other(client: Client, place: Place) -> None:
     async with serve_corpus(place) as other:
         await other.create("handed", spec())
-        await until(lambda: other.get("handed"), lambda build: build.status.progress.phase == "tokenizer")
+        await until(lambda: other.get("handed"), lambda build: build.status.state == resource_pb2.JOB_STATE_RUNNING)
     done = await client.ended("handed")
     assert done.status.state == resource_pb2.JOB_STATE_SUCCEEDED, done.status.reason
     assert await content_digest(client, "handed") == await content_digest(client, "unbroken")

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from longhaul_core.errors import FailedPrecondition, InvalidArgument
 from longhaul_corpus.domain.fast_encoding import CheckedEncoder, fast_encoding
+from longhaul_corpus.domain.pieces import PieceCounter, add_counts
 from longhaul_corpus.domain.scores import (
     bits_per_byte,
     score_texts,
@@ -25,11 +26,12 @@ from longhaul_corpus.domain.tokenizer import (
     Encoder,
     read_tokenizer,
     token_dtype,
+    train_from_counts,
     train_tokenizer,
     vocabulary_notes,
     vocabulary_size,
 )
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.unit.corpus.texts import library_texts
 
@@ -53,6 +55,47 @@ def test_training_is_deterministic_in_whatever_order_texts_come() -> None:
     training = TokenizerTraining(640)
     files = {train_tokenizer([order], training).to_str() for order in (texts, texts[::-1], texts)}
     assert len(files) == 1
+
+
+@given(
+    st.lists(
+        st.text(st.sampled_from("ab"), max_size=40) | st.text("ab é東'\n12", max_size=40), min_size=1, max_size=12
+    ),
+    st.sampled_from(["none", "individual"]),
+)
+@settings(max_examples=100, deadline=None)
+def test_training_from_counts_gives_the_file_of_the_reference(
+    texts: list[str], digits: Literal["individual", "none"]
+) -> None:
+    training = TokenizerTraining(300, digits=digits, special_tokens=("<|pad|>",))
+    _assert_as_the_reference([*texts, "abab abcabc, the abab the"], training)
+
+
+def test_training_from_counts_of_parts_gives_the_file_of_the_reference_on_real_texts() -> None:
+    _assert_as_the_reference(list(library_texts()), TokenizerTraining(6000))
+
+
+def _assert_as_the_reference(texts: list[str], training: TokenizerTraining) -> None:
+    """Count in three parts and train; `tokenizers` trains on the texts, to whatever vocabulary they give."""
+    reference = Tokenizer(models.BPE())
+    reference.pre_tokenizer = train_tokenizer([texts], replace(training, vocabulary_size=258)).pre_tokenizer
+    reference.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    specials = list(training.specials)
+    trainer = trainers.BpeTrainer(
+        vocab_size=training.vocabulary_size,
+        min_frequency=2,
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    reference.train_from_iterator([texts], trainer)
+    counters = [PieceCounter(training) for _ in range(3)]
+    for number, counter in enumerate(counters):
+        counter.add(texts[number::3])
+    counts = add_counts([counter.table() for counter in counters])
+    reached = replace(training, vocabulary_size=min(training.vocabulary_size, reference.get_vocab_size()))
+    assert train_from_counts(counts, reached).to_str() == reference.to_str()
 
 
 def test_trained_tokenizer_has_the_size_and_specials_first(trained: Tokenizer) -> None:

@@ -125,7 +125,7 @@ class FilesystemStore:
         """See `ObjectStore.delete`."""
         path = self._path(key)
         with os_errors(path, key), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            path.unlink()
+            self.unlink(path)
             sync_folders(self._prune(path.parent), self.root)
 
     def delete_prefix(self, prefix: str) -> int:
@@ -136,7 +136,7 @@ class FilesystemStore:
         with os_errors(self.root / prefix, prefix):
             for path in paths:
                 with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                    path.unlink()
+                    self.unlink(path)
             for folder in {self._prune(folder) for folder in {path.parent for path in paths}}:
                 with suppress(FileNotFoundError):  # pruned with another
                     sync_folders(folder, self.root)
@@ -168,6 +168,10 @@ class FilesystemStore:
                     raise _lost(key) from error
                 if target.is_dir() or any(folder.is_file() for folder in target.parents):
                     raise _nested(key) from error
+
+    def unlink(self, path: Path) -> None:
+        """Remove the file of an object."""
+        path.unlink()
 
     def new_temporary(self) -> tuple[int, Path]:
         """Create a locked temporary file on the file system of the store."""

@@ -18,7 +18,9 @@ from longhaul_corpus.adapters.records import Job, Status, move, reason
 from longhaul_corpus.domain.jobs import JobState
 from longhaul_corpus.domain.phases import Phase, signed_shards
 
-PHASES_OVER_FILES = frozenset({Phase.SIGNATURES, Phase.PASSAGES, Phase.CUT, Phase.DECONTAMINATE, Phase.TOKENISE})
+PHASES_OVER_FILES = frozenset(
+    {Phase.SIGNATURES, Phase.PASSAGES, Phase.CUT, Phase.DECONTAMINATE, Phase.PIECES, Phase.TOKENISE}
+)
 
 LostShard = dict[str, Any]
 """`key` of the file, `phase` in which it was lost, `message`."""

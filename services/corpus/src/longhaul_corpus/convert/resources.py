@@ -25,6 +25,7 @@ _COLLECTIONS = {
 _UNITS = {
     Phase.SIGNATURES: "shards",
     Phase.DECONTAMINATE: "shards",
+    Phase.PIECES: "shards",
     Phase.TOKENISE: "shards",
     Phase.SHUFFLE: "shards",
 }

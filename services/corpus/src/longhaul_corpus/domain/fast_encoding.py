@@ -15,6 +15,7 @@ import numpy.typing as npt
 import tiktoken
 from tokenizers import Tokenizer
 
+from longhaul_corpus.domain.merges import byte_alphabet
 from longhaul_corpus.domain.piece_cache import PieceCache
 from longhaul_corpus.domain.tokenizer import Encoder, Tokens
 
@@ -48,7 +49,7 @@ def fast_encoding(tokenizer: Tokenizer) -> FastEncoding | None:
     if split is None or config.get("normalizer") is not None or not _plain_bpe(config["model"]):
         return None
     vocabulary: dict[str, int] = config["model"]["vocab"]
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     if not set(alphabet) <= vocabulary.keys():
         return None
     tokens = list(dict.fromkeys([*alphabet, *("".join(_pair(merge)) for merge in config["model"]["merges"])]))
@@ -87,14 +88,6 @@ def _split_pattern(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
         }:
             return pattern
     return None
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Character that stands for each byte in byte-level vocabularies (Radford et al. 2019)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    characters = {chr(byte): byte for byte in shown}
-    return characters | {chr(256 + place): byte for place, byte in enumerate(hidden)}
 
 
 def _pair(merge: str | Sequence[str]) -> Sequence[str]:

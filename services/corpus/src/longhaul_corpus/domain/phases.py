@@ -22,6 +22,7 @@ class Phase(StrEnum):
     EVALUATION = "evaluation"
     DECONTAMINATE = "decontaminate"
     SETTLE = "settle"
+    PIECES = "pieces"
     TOKENIZER = "tokenizer"
     TOKENISE = "tokenise"
     LAYOUT = "layout"
@@ -34,19 +35,20 @@ PASSAGE_PARTS = 16
 """Into how many parts the hashes of passages are spread: the join holds one of them at a time."""
 SHARE = {
     Phase.PREPARE: 0.01,
-    Phase.SIGNATURES: 0.12,
-    Phase.DEDUPLICATE: 0.04,
+    Phase.SIGNATURES: 0.27,
+    Phase.DEDUPLICATE: 0.02,
     Phase.PASSAGES: 0.02,
     Phase.JOIN: 0.01,
     Phase.CUT: 0.01,
-    Phase.EVALUATION: 0.03,
-    Phase.DECONTAMINATE: 0.10,
-    Phase.SETTLE: 0.02,
-    Phase.TOKENIZER: 0.31,
-    Phase.TOKENISE: 0.25,
+    Phase.EVALUATION: 0.02,
+    Phase.DECONTAMINATE: 0.25,
+    Phase.SETTLE: 0.01,
+    Phase.PIECES: 0.08,
+    Phase.TOKENIZER: 0.04,
+    Phase.TOKENISE: 0.17,
     Phase.LAYOUT: 0.01,
-    Phase.SHUFFLE: 0.04,
-    Phase.COMMIT: 0.03,
+    Phase.SHUFFLE: 0.06,
+    Phase.COMMIT: 0.02,
 }
 """Measured share of a build's time, for one progress bar over phases of unlike units."""
 
@@ -84,6 +86,10 @@ def phase_items(phase: Phase, spec: BuildSpec, results: Results) -> Items:
         return _shards(results) if _checked(spec, results) else []
     if phase is Phase.SETTLE:
         return [{"tasks": _tasks(results), "checked": _checked(spec, results)}]
+    if phase is Phase.PIECES:
+        return _shards(results) if spec.training is not None and spec.training.from_counts else []
+    if phase is Phase.TOKENIZER:
+        return [{"counted": bool(results.get(Phase.PIECES))}]
     if phase is Phase.TOKENISE:
         identity = {name: _one(results, Phase.TOKENIZER)[name] for name in ("manifest_key", "manifest_digest")}
         return [{**shard, **identity} for shard in _shards(results)]

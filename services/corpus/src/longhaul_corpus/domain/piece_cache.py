@@ -53,16 +53,15 @@ class PieceCache:
 
     def encode(self, text: str) -> Ids:
         """Ids of a text: uint32[tokens]."""
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        ends, hashes = _cut(codes, _classes(), self._single_digits)
-        slots = _look_up(hashes, self._keys)
+        ends, hashes = cut_text(text, single_digits=self._single_digits)
+        slots = look_up(hashes, self._keys)
         missing = np.flatnonzero(self._keys[slots] == 0)
         if len(missing):
             if self._pieces + len(missing) > MAXIMUM_PIECES:
                 self._clear()
                 missing = np.arange(len(hashes))
             self._learn(text, ends, hashes, missing)
-            slots = _look_up(hashes, self._keys)
+            slots = look_up(hashes, self._keys)
         return np.asarray(_gather(slots, self._firsts, self._counts, self._ids))
 
     def _clear(self) -> None:
@@ -80,12 +79,18 @@ class PieceCache:
             ids = self._encode(text[start : int(ends[number])])
             while self._used + len(ids) > len(self._ids):
                 self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
-            slot = int(_look_up(hashes[number : number + 1], self._keys)[0])
+            slot = int(look_up(hashes[number : number + 1], self._keys)[0])
             self._keys[slot] = hashes[number]
             self._firsts[slot], self._counts[slot] = self._used, len(ids)
             self._ids[self._used : self._used + len(ids)] = ids
             self._used += len(ids)
             self._pieces += 1
+
+
+def cut_text(text: str, *, single_digits: bool) -> tuple[Integers, Hashes]:
+    """End of each piece in characters, and its hash, which is never 0: int64[pieces], uint64[pieces]."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return _cut(codes, _classes(), single_digits)
 
 
 @compiled
@@ -150,7 +155,7 @@ def _cut(codes: Codes, classes: Classes, single_digits: bool) -> tuple[Integers,
 
 
 @compiled
-def _look_up(hashes: Hashes, keys: Hashes) -> Integers:
+def look_up(hashes: Hashes, keys: Hashes) -> Integers:
     """Slot of each hash, or the empty slot where it belongs."""
     mask = np.uint64(len(keys) - 1)
     slots = np.empty(len(hashes), dtype=np.int64)

@@ -33,11 +33,13 @@ def sample_bytes(candidates: Mask, content: Hashes, sizes: npt.NDArray[np.int64]
         budget: bytes; 0 takes all.
         seed: the recipe's seed.
     """
+    if not budget:
+        return candidates.copy()
     members = np.flatnonzero(candidates)
     order = members[np.argsort(order_keys(content[members], seed, SAMPLE), kind="stable")]
     before = np.cumsum(sizes[order]) - sizes[order]
     chosen = np.zeros(len(candidates), dtype=np.bool_)
-    chosen[order[before < budget] if budget else order] = True
+    chosen[order[before < budget]] = True
     return chosen
 
 

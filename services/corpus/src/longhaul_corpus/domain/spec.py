@@ -123,6 +123,11 @@ class TokenizerTraining:
         """Special tokens in order of their ids: the end of a document first."""
         return (self.end_of_text, *(token for token in self.special_tokens if token != self.end_of_text))
 
+    @property
+    def from_counts(self) -> bool:
+        """Whether counts of the text's pieces are all that training needs, so that shards are counted side by side."""
+        return self.algorithm == "bpe" and self.digits != "triples"
+
     def violations(self) -> Iterator[Violation]:
         """Yield what is wrong with the values."""
         if self.maximum_bytes < 0:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from longhaul_core.errors import FailedPrecondition, InvalidArgument
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from longhaul_corpus.domain.merges import train_merges
+from longhaul_corpus.domain.pieces import PieceCounter
 from longhaul_corpus.domain.sentencepiece import read_sentencepiece
 from longhaul_corpus.domain.spec import BYTE_ALPHABET, END_OF_TEXT, TokenizerTraining
 
@@ -33,10 +36,43 @@ def train_tokenizer(batches: Iterable[list[str]], training: TokenizerTraining) -
     Raises:
         FailedPrecondition: the texts do not hold enough repeated pairs for the vocabulary (VOCABULARY_TOO_LARGE).
     """
+    if training.from_counts:
+        counter = PieceCounter(training)
+        for texts in batches:
+            counter.add(texts)
+        return train_from_counts(counter.table(), training)
     tokenizer = Tokenizer(models.BPE() if training.algorithm == "bpe" else models.Unigram())
+    _set_sides(tokenizer, training)
+    tokenizer.train_from_iterator(batches, _trainer(training))
+    return _reaching(tokenizer, training)
+
+
+def train_from_counts(counts: pa.Table, training: TokenizerTraining) -> Tokenizer:
+    """Train byte-level BPE on counted pieces: the tokenizer that `tokenizers` makes of the texts, byte for byte.
+
+    Raises:
+        FailedPrecondition: as `train_tokenizer`.
+    """
+    vocabulary, merges = train_merges(
+        counts["piece"].to_pylist(),
+        counts["count"].to_numpy(),
+        specials=training.specials,
+        size=training.vocabulary_size,
+        minimum_count=MINIMUM_PAIR_COUNT,
+    )
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    _set_sides(tokenizer, training)
+    tokenizer.add_special_tokens(list(training.specials))
+    return _reaching(tokenizer, training)
+
+
+def _set_sides(tokenizer: Tokenizer, training: TokenizerTraining) -> None:
     tokenizer.pre_tokenizer = _pre_tokenizer(training)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(batches, _trainer(training))
+
+
+def _reaching(tokenizer: Tokenizer, training: TokenizerTraining) -> Tokenizer:
+    """The tokenizer, where its vocabulary is as large as it shall be."""
     reached = tokenizer.get_vocab_size()
     if reached < training.vocabulary_size:
         raise FailedPrecondition(

@@ -12,7 +12,7 @@ from longhaul_corpus.adapters.steps.prepare import prepare
 from longhaul_corpus.adapters.steps.shuffle import lay_out, write_shard
 from longhaul_corpus.adapters.steps.signatures import sign_shard
 from longhaul_corpus.adapters.steps.tokenise import tokenise_shard
-from longhaul_corpus.adapters.steps.tokenizer import make_tokenizer
+from longhaul_corpus.adapters.steps.tokenizer import count_pieces, make_tokenizer
 from longhaul_corpus.adapters.workspace import Workspace, load_context
 from longhaul_corpus.domain.phases import Phase
 
@@ -28,6 +28,7 @@ STEPS: Mapping[Phase, Step] = {
     Phase.EVALUATION: make_tasks,
     Phase.DECONTAMINATE: match_shard,
     Phase.SETTLE: settle,
+    Phase.PIECES: count_pieces,
     Phase.TOKENIZER: make_tokenizer,
     Phase.TOKENISE: tokenise_shard,
     Phase.LAYOUT: lay_out,

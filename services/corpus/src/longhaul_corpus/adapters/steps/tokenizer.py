@@ -4,17 +4,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from longhaul_core.engine import report
 from longhaul_core.errors import FailedPrecondition
 
+from longhaul_corpus.adapters.documents import whole_pages
 from longhaul_corpus.adapters.steps.decontaminate import read_verdicts
 from longhaul_corpus.adapters.steps.texts import read_texts
 from longhaul_corpus.adapters.tokenizer_store import StoredTokenizer, commit_tokenizer, load_tokenizer
-from longhaul_corpus.adapters.workspace import Array, Workspace
+from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
 from longhaul_corpus.domain.outcomes import Outcome
+from longhaul_corpus.domain.pieces import COUNTS_SCHEMA, PieceCounter, add_counts
 from longhaul_corpus.domain.sampling import sample_bytes, sample_mixture
 from longhaul_corpus.domain.scores import TokenizerScore, score_texts, total_score
-from longhaul_corpus.domain.tokenizer import Encoder, train_tokenizer, vocabulary_notes
+from longhaul_corpus.domain.spec import TokenizerTraining
+from longhaul_corpus.domain.tokenizer import Encoder, train_from_counts, train_tokenizer, vocabulary_notes
 
 SCORE_BYTES = 1 << 20
 """Sample of each source that the figures are measured on."""
@@ -22,7 +27,7 @@ SCORE_BYTES = 1 << 20
 
 def make_tokenizer(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     """Train or load the tokenizer and score it; returns where it is and its figures."""
-    stored = _load(workspace) if workspace.context.tokenizer else _train(workspace)
+    stored = _load(workspace) if workspace.context.tokenizer else _train(workspace, counted=item.get("counted", False))
     scores = _score(workspace, stored)
     rows = [score.as_dict() for score in (*scores, total_score(scores, "total"))]
     return {**stored.as_dict(), "scores": rows, "notes": vocabulary_notes(stored.vocabulary_size)}
@@ -35,12 +40,14 @@ def _load(workspace: Workspace) -> StoredTokenizer:
     return load_tokenizer(workspace.store, named.manifest_key, named.digest)
 
 
-def _train(workspace: Workspace) -> StoredTokenizer:
-    training, context = workspace.spec.training, workspace.context
-    if training is None:
-        raise FailedPrecondition("The build neither names nor trains a tokenizer", reason="TOKENIZER_MISSING")
+def _train(workspace: Workspace, *, counted: bool) -> StoredTokenizer:
+    context, training = workspace.context, _training(workspace)
     chosen = _training_sample(workspace, training.maximum_bytes)
-    tokenizer = train_tokenizer(_texts(workspace, chosen), training)
+    if counted:
+        counts = add_counts([_read_counts(workspace, shard) for shard in workspace.shards()])
+        tokenizer = train_from_counts(counts, training)
+    else:
+        tokenizer = train_tokenizer(_texts(workspace, chosen), training)
     return commit_tokenizer(
         workspace.store,
         context.tokenizer_prefix,
@@ -52,6 +59,36 @@ def _train(workspace: Workspace) -> StoredTokenizer:
         inputs=[(dataset.name, dataset.digest) for dataset in context.datasets],
         documents=int(chosen.sum()),
     )
+
+
+def count_pieces(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
+    """Write how often each piece stands in the documents of a shard that the tokenizer is trained on."""
+    shard = workspace.shards()[item["shard"]]
+    training = _training(workspace)
+    counter = PieceCounter(training)
+    chosen = _training_sample(workspace, training.maximum_bytes)
+    for texts in _texts_of(workspace, shard, chosen, read_verdicts(workspace)[1]):
+        counter.add(texts)
+    table = counter.table()
+    with workspace.store.open_write(workspace.key(_counts_name(shard))) as sink:
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return {"pieces": len(table)}
+
+
+def _read_counts(workspace: Workspace, shard: Shard) -> pa.Table:
+    content = workspace.store.get(workspace.key(_counts_name(shard)))
+    with whole_pages():
+        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True).cast(COUNTS_SCHEMA)
+
+
+def _counts_name(shard: Shard) -> str:
+    return f"pieces/{shard.number:05d}.parquet"
+
+
+def _training(workspace: Workspace) -> TokenizerTraining:
+    if workspace.spec.training is None:
+        raise FailedPrecondition("The build neither names nor trains a tokenizer", reason="TOKENIZER_MISSING")
+    return workspace.spec.training
 
 
 def _training_sample(workspace: Workspace, maximum_bytes: int) -> Array:
@@ -69,10 +106,15 @@ def _training_sample(workspace: Workspace, maximum_bytes: int) -> Array:
 def _texts(workspace: Workspace, chosen: Array) -> Iterator[list[str]]:
     _, cut = read_verdicts(workspace)
     for shard in workspace.shards():
-        wanted = chosen[shard.offset : shard.offset + shard.documents]
-        for ordinals, texts in read_texts(workspace, shard, wanted, cut):
-            report({"done": int(ordinals[-1]) + 1, "total": len(chosen)})
-            yield texts
+        yield from _texts_of(workspace, shard, chosen, cut)
+
+
+def _texts_of(workspace: Workspace, shard: Shard, chosen: Array, cut: dict[int, str]) -> Iterator[list[str]]:
+    """Texts of the chosen documents of a shard."""
+    wanted = chosen[shard.offset : shard.offset + shard.documents]
+    for ordinals, texts in read_texts(workspace, shard, wanted, cut):
+        report({"done": int(ordinals[-1]) - shard.offset + 1, "total": shard.documents})
+        yield texts
 
 
 def _score(workspace: Workspace, stored: StoredTokenizer) -> list[TokenizerScore]:

@@ -24,7 +24,7 @@ class Prometheus:
     def get(self, path: str, **parameters: Any) -> Any:
         """Call the HTTP API and return its data."""
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return json.load(answer)["data"]
 
     def range(self, expression: str) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def running_prometheus(folder: Path, port: int, config: dict[str, Any], rules: l
 
 
 def _await_ready(port: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=2):

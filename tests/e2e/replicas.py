@@ -25,7 +25,7 @@ from tests.conftest import take_port
 
 ACCESS, SECRET = "replicas-access", "replicas-secret"
 BUCKET = "replicas"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 class Bucket:

@@ -31,7 +31,7 @@ UNANSWERED: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / 
 VARIABLES = {"$project": "default", "$run": "watched", "$node": ".*", "$__rate_interval": "10s"}
 SUFFIXES = re.compile("(_bucket|_sum|_count)$")
 
-pytestmark = [pytest.mark.needs_program("prometheus"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs_program("prometheus"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def _await_run(client: Client, run: str, condition: Callable[[RunStatus], bool])
 
 
 def _await(look: Callable[[], Any], what: str, pause_seconds: float = 0.3) -> Any:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         if found := look():
             return found

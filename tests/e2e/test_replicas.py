@@ -28,7 +28,7 @@ from tests.conftest import find_program
 
 PARENT = "projects/default"
 STEPS = 40
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 240
 ENDED = {resource_pb2.JOB_STATE_SUCCEEDED, resource_pb2.JOB_STATE_FAILED, resource_pb2.JOB_STATE_CANCELLED}
 
 
@@ -129,7 +129,7 @@ def restored_checkpoints(folder: Path, bucket: Bucket, database_url: str, empty_
 
 
 @pytest.mark.needs_program("postgres")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_one_replica_of_each_service_is_killed_and_the_result_is_that_of_a_single_installation(
     installation: Installation,
     production: Production,

@@ -12,7 +12,7 @@ from longhaul_client.local.layout import SERVICES, load_layout
 from longhaul_client.local.lock import lock_holder
 from recipes import recipe, write_recipe
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 240
 
 STAGES = {
     "ingest": ("datasets", "list", lambda found: True),

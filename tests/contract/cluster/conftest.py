@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "cluster"))
 from fakekube import FakeKubernetes
 from handle import KubernetesHandle
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 120.0
 
 
 class Handle(Protocol):

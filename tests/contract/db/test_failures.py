@@ -172,7 +172,7 @@ def test_postgres_connection_lost_in_a_transaction_writes_nothing_and_the_next_w
 @pytest.mark.needs_program("postgres")
 def test_postgres_deadlock_is_run_again_until_both_succeed(postgres_url: str) -> None:
     database = Database.open(postgres_url, migrated=True)
-    both_hold_one = threading.Barrier(2, timeout=10)
+    both_hold_one = threading.Barrier(2, timeout=60)
     attempts: list[str] = []
 
     def take(first: str, second: str) -> None:

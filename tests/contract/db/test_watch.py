@@ -15,7 +15,7 @@ from longhaul_core.errors import FailedPrecondition, Unavailable
 from longhaul_core.rpc.watch import watch, watch_events
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-SOON_SECONDS = 5.0
+SOON_SECONDS = 60.0
 T = TypeVar("T")
 
 

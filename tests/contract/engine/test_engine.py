@@ -14,7 +14,7 @@ from longhaul_core.errors import Cancelled, ErrorCode, InvalidArgument
 
 
 async def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
@@ -26,7 +26,7 @@ async def start_waiting(engine: Engine) -> tuple[asyncio.Task[dict[str, object]]
     running = asyncio.create_task(
         engine.submit(tasks.wait_for_ever, {}, on_progress=lambda value: started.set_result(value["pid"]))
     )
-    return running, await asyncio.wait_for(started, 60)
+    return running, await asyncio.wait_for(started, 180)
 
 
 async def test_submit_returns_what_the_task_returns(engine: Engine) -> None:

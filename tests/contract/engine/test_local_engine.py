@@ -39,7 +39,7 @@ def workers() -> list[int]:
 
 
 def wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -88,7 +88,7 @@ async def test_cancelling_kills_what_the_task_started(local_engine: LocalEngine)
     running = asyncio.create_task(
         local_engine.submit(tasks.wait_with_a_child, {}, on_progress=lambda value: started.set_result(value["pid"]))
     )
-    child = await asyncio.wait_for(started, 30)
+    child = await asyncio.wait_for(started, 120)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

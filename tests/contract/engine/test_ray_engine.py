@@ -23,7 +23,7 @@ async def test_a_task_that_ray_does_not_start_in_time_is_told(ray_cluster: None)
     late = RayEngine.connect(start_timeout_seconds=0.3, import_path=[here])
     started = asyncio.Event()
     holding = asyncio.create_task(holder.submit(tasks.wait_for_ever, {}, on_progress=lambda _: started.set()))
-    await asyncio.wait_for(started.wait(), 60)
+    await asyncio.wait_for(started.wait(), 180)
     with pytest.raises(DeadlineExceeded) as caught:
         await late.submit(tasks.add, {"left": 1, "right": 1})
     assert caught.value.reason == "RAY_TASK_NOT_STARTED"

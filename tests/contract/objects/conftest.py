@@ -58,7 +58,7 @@ def rclone_endpoint(rclone_folder: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def wait_for_address(log: Path) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (found := re.search(r"http://(127\.0\.0\.1:\d+)", log.read_text())):
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)

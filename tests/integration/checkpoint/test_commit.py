@@ -242,7 +242,7 @@ async def test_watch_resumes_after_a_revision(client):
     request = pb.WatchCheckpointsRequest(
         parent="projects/demo", training_run=RUN, after_revision=first.metadata.revision
     )
-    stream = client.stub.WatchCheckpoints(request, timeout=10)
+    stream = client.stub.WatchCheckpoints(request, timeout=60)
     async for response in stream:
         assert response.checkpoint.step == 2
         if response.checkpoint.state == pb.CHECKPOINT_STATE_COMMITTED:

@@ -121,7 +121,7 @@ async def test_unavailable_unary_call_is_repeated_others_are_not(serve: Any, mak
         async with serve(echo) as stub:
             with pytest.raises(error), rpc_errors():
                 await stub.call("Unary", b"fail")
-    assert (len(flaky.principals), len(refused.principals)) == (4, 1)
+    assert (len(flaky.principals), len(refused.principals)) == (5, 1)
 
 
 async def test_health_answers_for_each_service_and_the_whole(serve: Any, make_echo: Any) -> None:
@@ -214,7 +214,7 @@ async def test_callers_without_authentication_are_anyone(serve: Any, make_echo: 
 
 
 def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -240,7 +240,7 @@ async def test_call_that_its_caller_cancels_ends_at_the_server_and_is_counted(se
     echo = make_echo()
     async with serve(echo) as stub:
         call = stub.channel.unary_stream(f"/{ECHO}/StreamOut")(b"wait")
-        await asyncio.wait_for(echo.waits.wait(), 5)
+        await asyncio.wait_for(echo.waits.wait(), 60)
         call.cancel()
         registry = echo.context.metrics.registry
         labels = {"service": ECHO, "method": "StreamOut"}

@@ -33,7 +33,7 @@ def serial(pem: bytes) -> int:
 async def shown(address: str) -> int:
     """The serial number that a new connection is shown."""
     host, _, port = address.rpartition(":")
-    pem = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)), timeout=10)
+    pem = await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)), timeout=60)
     return serial(pem.encode())
 
 

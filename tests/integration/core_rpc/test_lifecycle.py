@@ -236,7 +236,7 @@ async def test_call_that_outlasts_the_grace_is_ended_as_unavailable_or_cancelled
     async with running_service(brief, echo.build) as address:
         channel = connect(address)
         waiting = asyncio.ensure_future(channel.unary_stream("/longhaul.test.v1.EchoService/StreamOut")(b"wait").read())
-        await asyncio.wait_for(echo.waits.wait(), 5)
+        await asyncio.wait_for(echo.waits.wait(), 60)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await waiting
     assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}

@@ -31,7 +31,7 @@ from tests.conftest import take_port
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICES = ("ingest", "corpus", "training", "checkpoint", "evaluation", "gpuhealth")
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 class Relay:

@@ -56,7 +56,7 @@ def _kill_workers() -> int:
     return killed
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_service_killed_between_durable_steps_resumes_and_gives_the_same_token_set(
     client: Client, place: Place, tmp_path: Path
 ) -> None:

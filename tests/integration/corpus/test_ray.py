@@ -52,7 +52,7 @@ async def run(engine: Engine, folder: Path, died: list[int], kill: Any = None) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_node_of_a_ray_cluster_that_dies_in_the_middle_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "go").touch()

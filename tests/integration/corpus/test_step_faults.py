@@ -20,7 +20,7 @@ WRITING = frozenset(Phase) - {Phase.LAYOUT}
 """Layout only decides and writes nothing."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_step_killed_or_out_of_space_at_any_write_gives_the_undisturbed_token_set(tmp_path: Path) -> None:
     texts = library_texts()[:16]
     question = {"question": " ".join(texts[3].split()[:20]), "answer": "none"}

@@ -37,7 +37,7 @@ sys.path[:0] = [
     str(HERE.parents[1] / "cluster"),
 ]
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 NODES = ("node-0", "node-1", "node-2")
 SCENARIO = """
 seed: 11

@@ -233,7 +233,7 @@ async def test_watch_shows_drain_request_to_training(site: Any, service: Any, ev
     revision = (await service.stub.ListNodeHealth(pb.ListNodeHealthRequest())).revision
     stream = service.stub.WatchNodeHealth(pb.WatchNodeHealthRequest(after_revision=revision))
     await site.exporter.trigger("off-bus-1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for change in stream:
             if change.node.HasField("drain"):
                 break

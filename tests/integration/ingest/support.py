@@ -27,7 +27,7 @@ from longhaul_core.objects import FilesystemStore
 
 PROJECT = "projects/test"
 CRAWL = Path(__file__).parents[3] / "examples/python-docs/python-docs.warc.gz"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 ENDED = {
     resource_pb2.JOB_STATE_SUCCEEDED,
     resource_pb2.JOB_STATE_FAILED,

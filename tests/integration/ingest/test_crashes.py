@@ -101,7 +101,7 @@ async def test_service_killed_during_work_gives_the_undisturbed_dataset(
         process.kill()
     assert workers
     assert not [found.key for found in store.list() if found.key.endswith("manifest.json")]
-    assert psutil.wait_procs(workers, timeout=10)[1] == []  # they die with the service
+    assert psutil.wait_procs(workers, timeout=60)[1] == []  # they die with the service
     process.start()
     async with connected(process, store) as client:
         done = await client.end("docs")

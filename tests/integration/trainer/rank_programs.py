@@ -46,7 +46,7 @@ def run_ranks(program: Program, ranks: int, *arguments: Any) -> list[dict[str, A
         for process in processes:
             process.start()
         try:
-            answers = [reading.recv() if reading.poll(90) else {"error": "silent"} for reading, _ in pipes]
+            answers = [reading.recv() if reading.poll(280) else {"error": "silent"} for reading, _ in pipes]
         finally:
             for process in processes:
                 process.join(1)

@@ -14,7 +14,7 @@ from trainer_harness import World
 
 StartAgent = Callable[..., AgentProcess]
 
-pytestmark = pytest.mark.timeout(300)  # each agent imports torch, which a busy machine may take a minute for
+pytestmark = pytest.mark.timeout(600)  # each agent imports torch, which a busy machine may take a minute for
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from tokenizers.pre_tokenizers import Whitespace
 EOS = 0
 VOCABULARY = 64
 PROJECT, RUN = "lab", "run-1"
-DEADLINE_SECONDS = 100.0
+DEADLINE_SECONDS = 280.0
 
 
 def make_token_set(url: str, *, tokens: int = 40_000, seed: int = 0) -> str:

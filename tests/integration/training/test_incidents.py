@@ -13,7 +13,7 @@ from longhaul.training.v1 import training_run_pb2 as pb
 from longhaul_core.cluster.local.launch import running_nodes, start_node
 from training_harness import Lab, config, run_name, wait
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 ENDED = ("SUCCEEDED", "FAILED")
 
 

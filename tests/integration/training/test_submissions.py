@@ -10,7 +10,7 @@ import pytest
 BENCH = Path(__file__).parents[3] / "bench"
 RUNS, KILLS = 60, 2
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 async def test_no_run_is_lost_or_doubled_while_replicas_are_killed(

@@ -50,10 +50,15 @@ def free_port() -> int:
 
 
 def wait(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE_SECONDS) -> Any:
-    """Looks until `condition` is true and returns what it gave."""
+    """Looks until `condition` is true and returns what it gave; a service that is away is waited for."""
     deadline = time.monotonic() + seconds
     while True:
-        found = condition()
+        try:
+            found = condition()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            found = None
         if found:
             return found
         assert time.monotonic() < deadline, f"never happened: {what}"

@@ -11,7 +11,7 @@ from longhaul_core.clock import SystemClock
 from longhaul_core.cluster import LocalCluster
 from longhaul_core.cluster.local.launch import running_nodes, stop_node
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 120.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def test_metrics_are_served_with_the_prefix_of_the_service() -> None:
     metrics.histogram("shard_seconds", "Time of a shard.").observe(0.2)
     server = start_metrics_server("127.0.0.1:0", metrics.registry)
     try:
-        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=60) as answer:
             page = answer.read().decode()
     finally:
         server.close()
@@ -48,7 +48,7 @@ def test_closed_metrics_server_frees_its_port() -> None:
     second = start_metrics_server(first.address, Metrics("b").registry)
     second.close()
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"http://{first.address}/metrics", timeout=2)
+        urllib.request.urlopen(f"http://{first.address}/metrics", timeout=60)
 
 
 def test_metrics_port_taken_names_address_and_setting() -> None:
@@ -77,7 +77,7 @@ def test_metrics_on_ipv6_loopback_are_served() -> None:
     except FailedPrecondition:
         pytest.skip("no IPv6 loopback")
     try:
-        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=60) as answer:
             assert answer.status == 200
     finally:
         server.close()

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "cluster"))
 from fakekube import FakeKubernetes
 from handle import KubernetesHandle
 
-DEADLINE_SECONDS = 15.0
+DEADLINE_SECONDS = 90.0
 
 
 @pytest.fixture

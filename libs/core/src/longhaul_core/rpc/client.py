@@ -27,7 +27,7 @@ _SERVICE_CONFIG = {
         {
             "name": [{}],
             "retryPolicy": {
-                "maxAttempts": 4,
+                "maxAttempts": 5,
                 "initialBackoff": "0.2s",
                 "maxBackoff": "3s",
                 "backoffMultiplier": 2,
@@ -37,7 +37,8 @@ _SERVICE_CONFIG = {
     ],
 }
 """Creates carry a request id, so a repetition of any call is safe. A server that stops cancels what it has accepted and
-not begun; what the caller itself cancels is not tried again."""
+not begun; what the caller itself cancels is not tried again. The attempts span 2.4 s or more, longer than a channel
+waits before it connects anew: no call fails for a refusal that was over when the call was made."""
 
 CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
@@ -46,7 +47,7 @@ CHANNEL_OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 3_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.max_receive_message_length", MAXIMUM_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAXIMUM_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),

@@ -31,8 +31,9 @@ from longhaul_training.adapters import leadership as leadership_module
 from longhaul_training.adapters.attention import Attention
 from longhaul_training.adapters.cluster_view import ClusterView
 from longhaul_training.adapters.commands import StartWorkers
-from longhaul_training.adapters.controller import Controller, Parts
+from longhaul_training.adapters.controller import Controller
 from longhaul_training.adapters.controller_metrics import ControllerMetrics
+from longhaul_training.adapters.controller_parts import Parts
 from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.hub import AgentHub, AgentSession
 from longhaul_training.adapters.leadership import Term

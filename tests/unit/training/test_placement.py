@@ -8,8 +8,8 @@ from longhaul_training.domain.placement import (
     NodeCapacity,
     SpareDemand,
     capacity_of,
-    leaves_spares,
     place,
+    spares_that_fit,
 )
 
 NODES = [NodeCapacity("a", 8), NodeCapacity("b", 8), NodeCapacity("c", 4, "slow")]
@@ -49,8 +49,25 @@ def test_spares_are_kept_whole_and_their_owner_may_use_them() -> None:
 
 def test_spares_of_different_sizes_must_fit_together() -> None:
     demands = (SpareDemand("x", 1, 4), SpareDemand("y", 2, 2))
-    assert leaves_spares(Capacity({"a": 4, "b": 4}, {}, demands))
-    assert not leaves_spares(Capacity({"a": 4, "b": 3}, {}, demands))
+    assert spares_that_fit(Capacity({"a": 4, "b": 4}, {}, demands)) == 3
+    assert spares_that_fit(Capacity({"a": 4, "b": 3}, {}, demands)) == 2
+
+
+def test_node_that_no_spare_can_use_is_free_for_others() -> None:
+    demand = SpareDemand("run", 1, 1, frozenset({"bad"}))
+    assert place(Capacity({"bad": 1}, {}, (demand,)), 1, 1) == ("bad",)
+    both = Capacity({"bad": 1, "good": 1}, {}, (demand,))
+    assert place(both, 1, 1) == ("bad",)
+    assert place(both, 2, 1) is None, "the good one is kept for the spare"
+    assert place(Capacity({"small": 2}, {}, (SpareDemand("run", 1, 4),)), 1, 2) == ("small",)
+
+
+def test_spares_that_shun_different_nodes_are_all_kept() -> None:
+    demands = (SpareDemand("x", 1, 1), SpareDemand("y", 1, 1, frozenset({"a"})))
+    capacity = Capacity({"a": 1, "b": 1, "c": 1}, {}, demands)
+    assert spares_that_fit(capacity) == 2
+    assert place(capacity, 1, 1) is not None
+    assert place(Capacity({"a": 1, "b": 1}, {}, demands), 1, 1) is None
 
 
 def test_no_gpu_is_placed_twice_whatever_comes_and_goes() -> None:

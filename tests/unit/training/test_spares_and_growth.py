@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from longhaul_core.cluster import Node
 from longhaul_core.errors import FailedPrecondition
+from longhaul_training.adapters.cluster_view import ClusterSnapshot
 from longhaul_training.adapters.codec import fitting_sizes
+from longhaul_training.adapters.look import Look
 from longhaul_training.domain.actions import CreatePod, StartEpoch
 from longhaul_training.domain.checkup_record import AccusedNode
 from longhaul_training.domain.decide import decide
 from longhaul_training.domain.observations import AgentView, DrainView, PodPhase, PodView, World
-from longhaul_training.domain.placement import Capacity
+from longhaul_training.domain.placement import Capacity, place
 from longhaul_training.domain.spares import ready_spares, sized_spares
 from longhaul_training.domain.states import RecoveryAction, Run, RunState, Slot, StopPurpose
 from longhaul_training.domain.verbs import resize
@@ -47,6 +50,21 @@ def test_spare_is_never_placed_on_a_node_that_the_run_accused() -> None:
     assert settle(run, full)[0].spares == ()
     later = replace(full, now=NOW - 60 + full.limits.accused)
     assert [slot.node for slot in settle(run, later)[0].spares] == ["node-2"]
+
+
+def test_accused_node_is_not_kept_for_the_spare_that_would_not_take_it() -> None:
+    nodes = [Node(name, f"uid-{name}", ready=True, gpus_total=1, resource_version="1") for name in ("node-2", "node-3")]
+    run = make_run(RunState.RUNNING, spares=1, accused=(AccusedNode("node-2", NOW - 60),))
+
+    def room(now: float, *free: Node) -> tuple[str, ...] | None:
+        look = Look(ClusterSnapshot(nodes=free), {}, {}, (), now, accused_seconds=3600.0)
+        look.note_run(run)
+        return place(look.capacity(), 1, 1)
+
+    accused, innocent = nodes
+    assert room(NOW, accused, innocent) == room(NOW, accused) == ("node-2",)
+    assert room(NOW, innocent) is None, "the innocent one is kept for the spare"
+    assert room(NOW + 3600, accused) is None, "what was accused long ago would do for the spare again"
 
 
 def test_spare_on_a_node_that_the_run_accused_is_given_up_and_takes_no_ranks() -> None:

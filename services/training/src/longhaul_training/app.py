@@ -33,8 +33,9 @@ from longhaul_training.adapters.attention import Attention
 from longhaul_training.adapters.burn_ins import BurnInKeeper
 from longhaul_training.adapters.checkpoints import Checkpoints
 from longhaul_training.adapters.cluster_view import ClusterView, ViewOptions
-from longhaul_training.adapters.controller import Controller, Parts
+from longhaul_training.adapters.controller import Controller
 from longhaul_training.adapters.controller_metrics import ControllerMetrics
+from longhaul_training.adapters.controller_parts import Parts
 from longhaul_training.adapters.executor import Executor
 from longhaul_training.adapters.experiment_store import ExperimentKeeper, ExperimentStore
 from longhaul_training.adapters.hub import AgentHub

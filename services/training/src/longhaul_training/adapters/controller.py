@@ -7,8 +7,7 @@ idempotent. Nothing but the database and the cluster is remembered from one look
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow
@@ -16,73 +15,25 @@ from longhaul_core.errors import Aborted, LonghaulError
 from longhaul_core.logging import get_logger
 
 from longhaul_training.adapters import project_store, run_store, task_store
-from longhaul_training.adapters.cluster_view import ClusterSnapshot, ClusterView
-from longhaul_training.adapters.controller_metrics import ControllerMetrics
-from longhaul_training.adapters.executor import Executor
-from longhaul_training.adapters.hub import AgentHub
-from longhaul_training.adapters.leadership import Leadership, is_stale
+from longhaul_training.adapters.cluster_view import ClusterSnapshot
+from longhaul_training.adapters.controller_parts import Parts
+from longhaul_training.adapters.leadership import is_stale
 from longhaul_training.adapters.look import Look
-from longhaul_training.adapters.mirror import Mirror, give_way, refresh
-from longhaul_training.adapters.node_health import NodeHealth
+from longhaul_training.adapters.mirror import Mirror, refresh
 from longhaul_training.adapters.pod_specs import LABEL_OWNER_UID
-from longhaul_training.adapters.run_store import RunStore, StoredRun
-from longhaul_training.adapters.task_store import StoredTask, TaskStore
-from longhaul_training.adapters.token_sets import TokenSets
-from longhaul_training.domain.actions import Act, Change, Decision, DeletePod, RunEvent
-from longhaul_training.domain.admission import (
-    Queue,
-    Usage,
-    admission_order,
-    base_priority,
-    choose_victims,
-    is_being_preempted,
-    queue_priority,
-    quota_problem,
-    waits_for_nodes,
-)
-from longhaul_training.domain.decide import decide
+from longhaul_training.adapters.run_settling import RunSettling
+from longhaul_training.adapters.run_store import StoredRun
+from longhaul_training.adapters.task_settling import TaskSettling
+from longhaul_training.adapters.task_store import StoredTask
+from longhaul_training.domain.actions import DeletePod
 from longhaul_training.domain.drains import finished_drains
-from longhaul_training.domain.observations import Limits, World
-from longhaul_training.domain.placement import Capacity
-from longhaul_training.domain.spares import wanted_spares
-from longhaul_training.domain.states import Run, RunState
-from longhaul_training.domain.stragglers import StragglerWatch
-from longhaul_training.domain.tasks import TaskAct, TaskWorld, decide_task
+from longhaul_training.domain.observations import Limits
 
 TICK_SECONDS = 0.5
-# A record settles in a few changes; more in one look would be a defect, and the next look goes on.
-CHANGES_A_LOOK = 16
-# Runs whose records are written in one transaction, which keeps other writers waiting for some 50 ms at most.
-RUNS_A_WRITE = 64
 ORPHAN_GRACE_SECONDS = 5.0
 OBSERVE_SECONDS = 1.0
-QUEUED_STATES = (RunState.QUEUED, RunState.WAITING_FOR_INPUTS)
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the controller looks at and acts through."""
-
-    cluster: ClusterView
-    hub: AgentHub
-    health: NodeHealth
-    token_sets: TokenSets
-    executor: Executor
-    leadership: Leadership
-    runs: RunStore
-    tasks: TaskStore
-    metrics: ControllerMetrics
-
-
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    """What a look decided about one run: its record as it was read, how it changes, and what to do then."""
-
-    before: StoredRun
-    change: Change | None
-    decision: Decision
 
 
 class Controller:
@@ -99,7 +50,8 @@ class Controller:
         self._runs: Mirror[StoredRun] = Mirror(run_store.KIND, run_store.load)
         self._tasks: Mirror[StoredTask] = Mirror(task_store.KIND, task_store.load)
         self._projects: Mirror[ResourceRow] = Mirror(project_store.KIND, lambda row: row)
-        self._stragglers = StragglerWatch()
+        self._run_settling = RunSettling(clock, parts, limits, wakeup.set, self._runs)
+        self._task_settling = TaskSettling(clock, parts, wakeup.set, self._tasks)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Looks at each hint and each tick until `stop` is set."""
@@ -140,6 +92,8 @@ class Controller:
             cluster.node_views(self._parts.health.drains),
             {row.id: row for row in self._projects.items.values()},
             self._parts.executor.claims(cluster.listed_at),
+            self._clock.now().timestamp(),
+            self._limits.accused,
             namespaces={pod.uid: pod.namespace for pod in cluster.pods},
         )
         runs, tasks = self._live(cluster)
@@ -148,15 +102,13 @@ class Controller:
         for task in tasks:
             look.note_task(task)
         self._parts.token_sets.need(_projects_in_need(runs))
-        await self._settle_runs(runs, look, term)
-        for task in tasks:
-            await self._settle_task(task, look, term)
+        await self._run_settling.settle(runs, look, term)
+        await self._task_settling.settle(tasks, look, term)
         self._acknowledge_drains(look, tasks)
         self._delete_orphans(cluster)
         self._remove_stuck(cluster)
         self._sweep_owners(term)
         self._parts.hub.keep_only(pod for s in runs for pod in s.run.current_pods())
-        self._stragglers.keep_only(s.run.uid for s in runs)
         self._observe()
 
     def _observe(self) -> None:
@@ -184,154 +136,6 @@ class Controller:
         tasks.sort(key=lambda t: (t.task.created_at, t.task.name))
         return runs, tasks
 
-    async def _settle_runs(self, runs: list[StoredRun], look: Look, term: int) -> None:
-        """Runs that hold nodes first, since they may need a spare; then the queue in its order."""
-        limits = {project: project_store.limits_of(row) for project, row in look.projects.items()}
-        by_uid = {stored.run.uid: stored for stored in runs}
-        usage, queue, queued, holding = Usage(limits), Queue(), [], []
-        for stored in runs:
-            if stored.run.control.state in QUEUED_STATES:
-                queued.append(stored.run)
-            else:
-                holding.append(stored)
-                if stored.run.control.state.holds_gpus:
-                    usage.add(stored.run)
-        await self._preempt(queued, holding, usage, look)
-        holding.sort(key=lambda s: (s.run.created_at, s.run.name))
-        for first in range(0, len(holding), RUNS_A_WRITE):
-            batch = []
-            for number, stored in enumerate(holding[first : first + RUNS_A_WRITE]):
-                await give_way(number)
-                batch.append(self._decide(stored, look, "", 0))
-            await self._settle(batch, look, term)
-        now = self._clock.now().timestamp()
-        for number, run in enumerate(admission_order(queued, usage, now)):
-            await give_way(number)
-            problem = queue.problem(run) or quota_problem(run, usage)
-            decided = self._decide(by_uid[run.uid], look, problem, queue_priority(run, limits, now))
-            [after] = await self._settle([decided], look, term)
-            if after.run.control.state.holds_gpus:
-                usage.add(after.run)
-            if not problem:
-                queue.note(after.run)
-
-    async def _preempt(self, queued: list[Run], holding: list[StoredRun], usage: Usage, look: Look) -> None:
-        """Finds who makes room for the first run of the queue that waits for nodes and whose quota allows it.
-
-        One at a time: the next one is looked at when the first has its nodes.
-        """
-        waiting = [run for run in queued if waits_for_nodes(run) and not quota_problem(run, usage)]
-        if not waiting:
-            return
-        first = next(iter(admission_order(waiting, usage, self._clock.now().timestamp())))
-        running = [stored.run for stored in holding if stored.run.control.state.holds_gpus]
-        leaving = [run for run in running if is_being_preempted(run)]
-        victims = choose_victims(first, base_priority(first, usage.limits), running, look.capacity(first.spec))
-        # Those that are writing their checkpoint already go on doing so; others are asked only if these don't suffice.
-        for victim in leaving or victims:
-            look.preempted[victim.uid] = first.name
-
-    def _decide(self, stored: StoredRun, look: Look, problem: str, priority: int) -> _Decided:
-        """Decides until the record stands. A run that joins the queue waits for the next look, in its order."""
-        seen, events = stored, list[RunEvent]()
-        decision: Decision = Act()
-        for _ in range(CHANGES_A_LOOK):
-            decision = decide(seen.run, self._world(seen, look, problem, priority))
-            if isinstance(decision, Act):
-                break
-            was = seen.run.control.state
-            events += decision.events
-            seen = replace(seen, run=replace(seen.run, control=decision.control))
-            look.note_run(seen.run)
-            if seen.run.control.state in QUEUED_STATES and was not in QUEUED_STATES:
-                break
-        if seen is stored:
-            return _Decided(stored, None, decision)
-        look.note_run(seen.run, until_written=stored.run)
-        return _Decided(stored, Change(seen.run.control, tuple(events)), decision)
-
-    async def _settle(self, decided: Sequence[_Decided], look: Look, term: int) -> list[StoredRun]:
-        """Writes all changed records in one transaction, each once with all its events, and only then acts."""
-        changes = [(one.before, one.change) for one in decided if one.change is not None]
-        written = iter(await self._parts.runs.commit_all(changes, term) if changes else ())
-        after = []
-        for one in decided:
-            stored: StoredRun | None = one.before
-            if one.change is not None:
-                stored = self._note_written(one.before, one.change, next(written), look)
-            after.append(stored or one.before)
-            if stored is None:
-                continue
-            if isinstance(one.decision, Act):
-                for action in one.decision.actions:
-                    self._parts.executor.for_run(stored, action, look.namespace(stored.run.project, action))
-            else:
-                self._wakeup.set()
-        return after
-
-    def _note_written(
-        self, before: StoredRun, change: Change, written: StoredRun | None, look: Look
-    ) -> StoredRun | None:
-        """Takes a record that was written; None when it had moved meanwhile, so that the next look decides anew."""
-        if written is None:
-            self._wakeup.set()
-            look.note_run(before.run)
-            return None
-        for event in change.events:
-            log.info("run event", run=before.run.name, type=event.type, cause=event.cause, message=event.message)
-        self._parts.metrics.count_change(before.run, change)
-        stored = self._runs.put(written.row)
-        look.note_run(stored.run)
-        if stored.run.control.state.terminal:
-            self._parts.executor.release_owner(stored.run, look.namespace(stored.run.project))
-        return stored
-
-    def _world(self, stored: StoredRun, look: Look, problem: str, priority: int) -> World:
-        run = stored.run
-        agents = {pod: self._parts.hub.view(pod) for pod in run.current_pods()}
-        return World(
-            now=self._clock.now().timestamp(),
-            pods=look.cluster.pods_of(run.uid),
-            nodes=look.cluster.views_for(run.spec, look.nodes),
-            agents=agents,
-            training=stored.reports,
-            inputs=self._parts.token_sets.view(run.spec.token_set),
-            capacity=look.capacity(run.spec) if _may_place(run) else Capacity(),
-            queue_problem=problem,
-            refusals=self._parts.executor.refusals,
-            blind=look.cluster.blind,
-            preempted_by=look.preempted.get(run.uid, ""),
-            admission_priority=priority,
-            straggler=self._stragglers.observe(run, agents, self._clock.monotonic(), self._limits.straggler_score),
-            limits=self._limits,
-        )
-
-    async def _settle_task(self, stored: StoredTask, look: Look, term: int) -> None:
-        for _ in range(CHANGES_A_LOOK):
-            task = stored.task
-            world = TaskWorld(
-                now=self._clock.now().timestamp(),
-                pods=look.cluster.pods_of(task.uid),
-                nodes=look.nodes,
-                capacity=look.capacity(),
-                free=look.free(),
-                refusals=self._parts.executor.refusals,
-            )
-            decision = decide_task(task, world)
-            if isinstance(decision, TaskAct):
-                for action in decision.actions:
-                    self._parts.executor.for_task(stored, action, look.namespace(task.project, action))
-                return
-            try:
-                written = await self._parts.tasks.commit(stored, decision.control, decision.events, term)
-            except Aborted as error:
-                if is_stale(error):
-                    raise
-                self._wakeup.set()
-                return
-            stored = self._tasks.put(written.row)
-            look.note_task(stored)
-
     def _acknowledge_drains(self, look: Look, tasks: Iterable[StoredTask]) -> None:
         exempt = [t.task.pod_name for t in tasks if t.task.spec.node]
         for action in finished_drains(look.nodes, look.claims(), exempt).acknowledgements:
@@ -356,12 +160,6 @@ class Controller:
             self._swept_term = term
             live = [uid for uid, run in self._runs.items.items() if not run.run.control.state.terminal]
             self._parts.executor.sweep_owners(live)
-
-
-def _may_place(run: Run) -> bool:
-    """Whether a decision about the run may ask for nodes."""
-    lacks_spares = sum(1 for slot in run.spares if slot.node) < wanted_spares(run)
-    return run.control.state is RunState.QUEUED or lacks_spares or any(not slot.node for slot in run.members)
 
 
 def _projects_in_need(runs: Iterable[StoredRun]) -> set[str]:

@@ -10,6 +10,7 @@ from longhaul_core.db import ResourceRow
 from longhaul_training.adapters import project_store
 from longhaul_training.adapters.cluster_view import ClusterSnapshot
 from longhaul_training.adapters.task_store import StoredTask
+from longhaul_training.domain.accused import accused_nodes
 from longhaul_training.domain.actions import DeletePod
 from longhaul_training.domain.observations import NodeView
 from longhaul_training.domain.placement import Capacity, Claim, SpareDemand, capacity_of
@@ -18,12 +19,17 @@ from longhaul_training.domain.states import Run, RunSpec
 
 @dataclass(slots=True)
 class Look:
-    """What one pass over everything sees; claims grow as it decides."""
+    """What one pass over everything sees at `now`; claims grow as it decides.
+
+    `accused_seconds`: how long a run keeps away from a node that it accused.
+    """
 
     cluster: ClusterSnapshot
     nodes: Mapping[str, NodeView]
     projects: Mapping[str, ResourceRow]
     created: Sequence[Claim]
+    now: float
+    accused_seconds: float
     placed: dict[str, list[Claim]] = field(default_factory=dict)
     spares: dict[str, SpareDemand] = field(default_factory=dict)
     preempted: dict[str, str] = field(default_factory=dict)
@@ -61,7 +67,7 @@ class Look:
             pods = until_written.current_pods() | pods
         claims = [Claim(pod, slot.node, run.spec.gpus_per_pod) for pod, slot in pods.items()]
         lacking = run.spec.spares - sum(1 for slot in run.spares if slot.node)
-        demand = SpareDemand(run.name, lacking, run.spec.gpus_per_pod) if claims and lacking > 0 else None
+        demand = self._demand(run, lacking) if claims and lacking > 0 else None
         if claims == self.placed.get(run.uid) and demand == self.spares.get(run.uid):
             return
         self._capacities.clear()
@@ -70,6 +76,10 @@ class Look:
             self.spares[run.uid] = demand
         else:
             self.spares.pop(run.uid, None)
+
+    def _demand(self, run: Run, spares: int) -> SpareDemand:
+        shunned = accused_nodes(run.control, self.now, self.accused_seconds)
+        return SpareDemand(run.name, spares, run.spec.gpus_per_pod, shunned)
 
     def note_task(self, stored: StoredTask) -> None:
         """Books what a task holds now."""

@@ -29,9 +29,14 @@ def acquit(accused: tuple[AccusedNode, ...], nodes: Iterable[str]) -> tuple[Accu
     return tuple(known for known in accused if known.node not in cleared)
 
 
+def accused_nodes(control: Control, now: float, seconds: float) -> frozenset[str]:
+    """Nodes that were accused less than `seconds` ago."""
+    return frozenset(a.node for a in control.accused if now - a.at < seconds)
+
+
 def shunned(run: Run, world: World) -> frozenset[str]:
     """Nodes that the run must keep away from now."""
-    return frozenset(a.node for a in run.control.accused if world.now - a.at < world.limits.accused)
+    return accused_nodes(run.control, world.now, world.limits.accused)
 
 
 def still_accused(run: Run, world: World) -> tuple[AccusedNode, ...]:

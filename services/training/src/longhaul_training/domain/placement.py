@@ -31,11 +31,12 @@ class NodeCapacity:
 
 @dataclass(frozen=True, slots=True)
 class SpareDemand:
-    """Nodes with `gpus` free GPUs each that are kept for a run that is training."""
+    """Nodes with `gpus` free GPUs each that are kept for a run that is training; those in `shunned` would not do."""
 
     owner: str
     count: int
     gpus: int
+    shunned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +105,17 @@ def capacity_of(nodes: Iterable[NodeCapacity], claims: Iterable[Claim], spares: 
 def place(
     capacity: Capacity, pods: int, gpus: int, *, pool: str = "", avoid: Iterable[str] = (), prefer: Iterable[str] = ()
 ) -> tuple[str, ...] | None:
-    """Nodes for `pods` pods of `gpus` GPUs each, all or none; spare demands of others are left whole.
+    """Nodes for `pods` pods of `gpus` GPUs each, all or none; no spare demand of others loses its nodes by it.
 
     Nodes of their own come first, then the fullest that fit, then by name: deterministic. Avoided nodes are taken
     only when nothing else fits. With groups, all nodes are of one: the one with the least room to spare.
     """
     avoided, preferred = frozenset(avoid), frozenset(prefer)
+    kept = spares_that_fit(capacity)
     for excluded in (avoided, frozenset[str]()) if avoided else (avoided,):
         for usable in _alternatives(capacity):
             chosen = _choose(usable, pods, gpus, pool, excluded, preferred)
-            if chosen is not None and leaves_spares(capacity.without(chosen, gpus)):
+            if chosen is not None and spares_that_fit(capacity.without(chosen, gpus)) >= kept:
                 return chosen
     return None
 
@@ -131,17 +133,18 @@ def _alternatives(capacity: Capacity) -> Iterator[Capacity]:
         yield replace(capacity, allowed=frozenset(nodes))
 
 
-def leaves_spares(capacity: Capacity) -> bool:
-    """Whether every spare demand still fits, all at once (largest first)."""
-    remaining = dict(capacity.free)
-    for demand in sorted(capacity.spares, key=lambda d: -d.gpus):
+def spares_that_fit(capacity: Capacity) -> int:
+    """For how many of the spares that are asked for there is room, all at once (largest and choosiest first)."""
+    remaining, fit = dict(capacity.free), 0
+    for demand in sorted(capacity.spares, key=lambda d: (-d.gpus, -len(d.shunned))):
         for _ in range(demand.count):
-            fitting = [name for name, free in remaining.items() if free >= demand.gpus]
+            fitting = [name for name, free in remaining.items() if free >= demand.gpus and name not in demand.shunned]
             if not fitting:
-                return False
+                break
             best = min(fitting, key=lambda name: (remaining[name], name))
             remaining[best] -= demand.gpus
-    return True
+            fit += 1
+    return fit
 
 
 def _choose(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -121,20 +119,3 @@ def test_any_label_value_and_float_read_as_prometheus_client_reads_it(rows: list
         lines.append(f'm{index}{{label="{escaped}"}} {shown}\n')
     page = "".join(lines)
     assert ours(PageReader(), page) == theirs(page)
-
-
-def fastest(work: Callable[[], object], repetitions: int) -> float:
-    best = math.inf
-    for _ in range(repetitions):
-        started = time.process_time()
-        work()
-        best = min(best, time.process_time() - started)
-    return best
-
-
-def test_reader_is_at_least_fifteen_times_as_fast_as_prometheus_client(fleet: Fleet) -> None:
-    pages = [fleet.page("n0", float(second)) for second in range(20)]
-    reader = PageReader()
-    fast = fastest(lambda: [reader.read(page) for page in pages], 7)
-    slow = fastest(lambda: [list(text_string_to_metric_families(page)) for page in pages], 2)
-    assert slow / fast > 15

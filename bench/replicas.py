@@ -37,7 +37,7 @@ from tests.e2e.replicas import Production  # noqa: E402 - as above
 
 PARENT = "projects/default"
 ROUNDS, TARGET = 3, 1.6
-FILES, DOCUMENTS, WARM_DOCUMENTS = 64, 500, 10
+FILES, DOCUMENTS, WARM_DOCUMENTS = 64, 350, 10
 SENTENCES = 200
 """A document; the job is so large that the steps between its phases, which are nobody's work, count for little."""
 DEADLINE_SECONDS = 900.0

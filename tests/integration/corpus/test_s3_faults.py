@@ -57,7 +57,7 @@ def test_token_set_is_the_same_whatever_is_wrong_with_answers(proxy: tuple[Fault
     misbehaving, url = proxy
     rows = [{"text": text} for text in (*library_texts()[:10], library_texts()[0])]
     build(tmp_path, rows)
-    misbehaving.plan(*Fault, step=5)
+    misbehaving.plan(*Fault, step=7)
     build(tmp_path, rows, url=url % "ill", run=patiently)
 
     assert min(misbehaving.fired[fault] for fault in Fault) >= 5

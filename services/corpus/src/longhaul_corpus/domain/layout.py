@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from longhaul_core.compiled import compiled
 
 from longhaul_corpus.domain.hashing import Hashes
 
@@ -22,6 +23,15 @@ class ShardRange:
     high: int
     tokens: int
     documents: int
+
+
+@compiled
+def count_tokens(ids: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], size: int) -> npt.NDArray[np.int64]:
+    """How often each id of a vocabulary comes: int64[size]; bincount would hold the ids as 8 bytes each."""
+    counts = np.zeros(size, dtype=np.int64)
+    for number in ids:
+        counts[number] += 1
+    return counts
 
 
 def cut_shards(

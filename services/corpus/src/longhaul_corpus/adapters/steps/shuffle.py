@@ -9,7 +9,7 @@ from longhaul_core.manifests import put_part
 
 from longhaul_corpus.adapters.steps.tokenise import group_number
 from longhaul_corpus.adapters.workspace import Array, Workspace
-from longhaul_corpus.domain.layout import cut_shards, key_range
+from longhaul_corpus.domain.layout import count_tokens, cut_shards, key_range
 from longhaul_corpus.domain.mixture import check_length, resolve_weights
 from longhaul_corpus.domain.tokenizer import token_dtype
 
@@ -49,7 +49,7 @@ def write_shard(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     key = f"{workspace.context.prefix}/{item['split']}/{item['source']}/{item['number']:05d}.ds"
     workspace.put_column(
         f"counts/{item['split']}/{item['source']}/{item['number']:05d}",
-        np.bincount(ids, minlength=item["vocabulary_size"]).astype(np.int64),
+        count_tokens(ids, item["vocabulary_size"]),
     )
     part = put_part(workspace.store, key, ids.astype(dtype.newbyteorder("<"), copy=False).tobytes())
     index = put_part(workspace.store, f"{key}.index", np.cumsum(sizes).astype("<u8").tobytes())

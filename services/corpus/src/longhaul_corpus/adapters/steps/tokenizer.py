@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from longhaul_core.engine import report
 from longhaul_core.errors import FailedPrecondition
 
-from longhaul_corpus.adapters.documents import whole_pages
 from longhaul_corpus.adapters.steps.decontaminate import read_verdicts
 from longhaul_corpus.adapters.steps.texts import read_texts
 from longhaul_corpus.adapters.tokenizer_store import StoredTokenizer, commit_tokenizer, load_tokenizer
@@ -69,20 +67,26 @@ def count_pieces(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:
     chosen = _training_sample(workspace, training.maximum_bytes)
     for texts in _texts_of(workspace, shard, chosen, read_verdicts(workspace)[1]):
         counter.add(texts)
-    table = counter.table()
-    with workspace.store.open_write(workspace.key(_counts_name(shard))) as sink:
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return {"pieces": len(table)}
+    found = counter.table()
+    pieces: list[bytes] = found["piece"].to_pylist()
+    folder = _counts_folder(shard)
+    workspace.put_column(f"{folder}/text", np.frombuffer(b"".join(pieces), dtype=np.uint8))
+    workspace.put_column(f"{folder}/size", np.array([len(piece) for piece in pieces], dtype=np.int64))
+    workspace.put_column(f"{folder}/count", found["count"].to_numpy())
+    return {"pieces": len(pieces)}
 
 
 def _read_counts(workspace: Workspace, shard: Shard) -> pa.Table:
-    content = workspace.store.get(workspace.key(_counts_name(shard)))
-    with whole_pages():
-        return pq.read_table(pa.BufferReader(content), page_checksum_verification=True).cast(COUNTS_SCHEMA)
+    folder = _counts_folder(shard)
+    sizes = workspace.column(f"{folder}/size", np.int64)
+    offsets = pa.py_buffer(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    text = pa.py_buffer(workspace.column(f"{folder}/text", np.uint8))
+    pieces = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(sizes), [None, offsets, text])
+    return pa.table([pieces, pa.array(workspace.column(f"{folder}/count", np.int64))], schema=COUNTS_SCHEMA)
 
 
-def _counts_name(shard: Shard) -> str:
-    return f"pieces/{shard.number:05d}.parquet"
+def _counts_folder(shard: Shard) -> str:
+    return f"pieces/{shard.number:05d}"
 
 
 def _training(workspace: Workspace) -> TokenizerTraining:

@@ -29,7 +29,7 @@ from longhaul_corpus.adapters.reconciler import Reconciler
 from longhaul_corpus.adapters.records import BUILD, TOKENIZER, context_of
 from longhaul_corpus.adapters.requests import BuildRequests, TokenizerRequests, TokenSetRequests
 from longhaul_corpus.adapters.runner import Runner, RunnerLimits, RunnerMetrics
-from longhaul_corpus.adapters.steps.run import run_step
+from longhaul_corpus.adapters.tasks import WORKER_MODULES, run_step
 from longhaul_corpus.adapters.tokenizers import Tokenizers, assign_tokenizer
 from longhaul_corpus.adapters.upstream import Datasets
 from longhaul_corpus.adapters.workspace import dump_context
@@ -45,7 +45,7 @@ async def build(context: ServiceContext) -> ServiceDefinition:
     settings, db = cast(CorpusSettings, context.settings), context.db
     failpoints = Failpoints.parse(settings.failpoints, Point)
     store_url = settings.resolved_object_store_url
-    engine = open_engine(settings, preload=(run_step.__module__,))
+    engine = open_engine(settings, preload=WORKER_MODULES)
     token = settings.api_token.get_secret_value() or None
     channel = connect(settings.ingest_address, token=token, tls_ca=settings.tls_ca)
     datasets = Datasets(channel, context.clock)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import pyarrow.parquet as pq
 from longhaul_core.clock import Clock
 from longhaul_core.db import Database, ResourceRow, resources
 from longhaul_core.db.session import Session
@@ -19,11 +18,9 @@ from longhaul_core.objects import ObjectStore
 
 from longhaul_corpus.adapters.products import refuse_foreign_tokenizer
 from longhaul_corpus.adapters.records import BUILD, TOKEN_SET, TOKENIZER, dump_spec, dump_training, move, object_prefix
-from longhaul_corpus.adapters.steps.commit import REPORT
-from longhaul_corpus.adapters.steps.deduplicate import DUPLICATES_FILE
-from longhaul_corpus.adapters.steps.standalone import score_step
+from longhaul_corpus.adapters.tasks import score_tokenizer
 from longhaul_corpus.adapters.upstream import Datasets
-from longhaul_corpus.adapters.workspace import Input
+from longhaul_corpus.adapters.workspace import DUPLICATES_FILE, REPORT, Input
 from longhaul_corpus.domain.jobs import ACTIVE, REPEATABLE, JobState
 from longhaul_corpus.domain.spec import BuildSpec, TokenizerTraining, check_spec
 
@@ -90,6 +87,8 @@ class BuildRequests:
             ) from error
 
     def _pairs(self, prefix: str, start: int, count: int) -> list[Mapping[str, Any]]:
+        import pyarrow.parquet as pq  # a large library, for this call alone
+
         with self._store.open_read(f"{prefix}/{DUPLICATES_FILE}") as source:
             table = pq.ParquetFile(source).read()
         rows: list[Mapping[str, Any]] = table.slice(start, count).to_pylist()
@@ -188,7 +187,7 @@ class TokenizerRequests:
             "seed": seed,
         }
         try:
-            scores: list[dict[str, Any]] = (await self._engine.submit(score_step, payload))["scores"]
+            scores: list[dict[str, Any]] = (await self._engine.submit(score_tokenizer, payload))["scores"]
         except RemoteTaskError as error:
             raise error.error from error
         return scores

@@ -12,12 +12,12 @@ from longhaul_core.ids import Collection, ResourceName
 
 from longhaul_corpus.adapters.inputs import Inputs
 from longhaul_corpus.adapters.records import TOKENIZER, Job, dump_inputs, move, object_prefix, reason, reason_of_failure
-from longhaul_corpus.adapters.steps.standalone import import_step, train_step
+from longhaul_corpus.adapters.tasks import import_tokenizer, train_tokenizer
 from longhaul_corpus.adapters.upstream import Lost, Pending
 from longhaul_corpus.domain.jobs import JobState
 
 IMPORT, TRAIN = "import", "train"
-_TASKS: dict[str, Task] = {IMPORT: import_step, TRAIN: train_step}
+_TASKS: dict[str, Task] = {IMPORT: import_tokenizer, TRAIN: train_tokenizer}
 
 
 class Tokenizers:

@@ -21,6 +21,8 @@ from pydantic import TypeAdapter
 from longhaul_corpus.domain.sealing import BlockChanged, sums_of, unseal, unsealed_size
 from longhaul_corpus.domain.spec import BuildSpec
 
+REPORT, DUPLICATES_FILE = "report.json", "duplicates.parquet"
+"""Objects of the token set that the service shows, below its folder."""
 Array = npt.NDArray[Any]
 _READ_ATTEMPTS = 3
 

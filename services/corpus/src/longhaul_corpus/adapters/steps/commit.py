@@ -17,9 +17,8 @@ from longhaul_core.manifests import (
 )
 
 from longhaul_corpus.adapters.steps.accounting import largest_clusters, write_accounting
-from longhaul_corpus.adapters.steps.deduplicate import DUPLICATES_FILE
 from longhaul_corpus.adapters.steps.shuffle import SPLITS
-from longhaul_corpus.adapters.workspace import Array, Workspace, dump_context
+from longhaul_corpus.adapters.workspace import DUPLICATES_FILE, REPORT, Array, Workspace, dump_context
 from longhaul_corpus.domain.mixture import WARN_REPEATS
 from longhaul_corpus.domain.outcomes import check_accounting
 from longhaul_corpus.domain.report import build_report, encoding_notes, validation_figures
@@ -27,7 +26,6 @@ from longhaul_corpus.domain.tokenizer import token_dtype
 
 KIND = "tokenset"
 MANIFEST = "manifest.json"
-REPORT = "report.json"
 
 
 def commit(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:

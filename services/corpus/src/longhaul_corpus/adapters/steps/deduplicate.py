@@ -11,7 +11,7 @@ from longhaul_core.errors import FailedPrecondition
 
 from longhaul_corpus.adapters.documents import open_shard, whole_pages
 from longhaul_corpus.adapters.steps.repeats import score_names
-from longhaul_corpus.adapters.workspace import Array, Shard, Workspace
+from longhaul_corpus.adapters.workspace import DUPLICATES_FILE, Array, Shard, Workspace
 from longhaul_corpus.domain.duplicates import DocumentKeys, DuplicatePolicy, DuplicateRule, Duplicates, find_duplicates
 from longhaul_corpus.domain.hashing import Hashes
 from longhaul_corpus.domain.minhash import estimate_similarity
@@ -21,7 +21,6 @@ from longhaul_corpus.domain.split import SplitPolicy, hold_out
 
 KINDS = {DuplicateRule.EXACT_TEXT: "exact", DuplicateRule.SAME_URL: "url", DuplicateRule.NEAR_DUPLICATE: "near"}
 IDENTITIES_AT_ONCE = 16_384
-DUPLICATES_FILE = "duplicates.parquet"
 
 
 def deduplicate(workspace: Workspace, item: dict[str, Any]) -> dict[str, Any]:

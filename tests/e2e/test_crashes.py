@@ -27,7 +27,7 @@ KILL_AFTER_STEP = 14
 
 STEPS = 40
 
-STEP_SECONDS = 0.08
+STEP_SECONDS = 0.12
 """What a step of a run to be killed takes at least, so that it is met in the middle however fast the machine is."""
 DEADLINE_SECONDS = 200
 

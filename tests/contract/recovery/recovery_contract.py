@@ -19,6 +19,8 @@ from training_harness import Service, Upstream, config, run_name, wait
 
 STEPS = 80
 STEP_SECONDS = 0.1
+LONG_STEP_SECONDS = 0.5
+"""Where a service is started again, or another run, before the run may be over."""
 SILENCE_SECONDS = 15
 """An agent that says nothing for as long has lost its pod: what is found sooner was found by another sign."""
 LONG = config(steps=STEPS)
@@ -65,9 +67,9 @@ class ClusterLab(Protocol):
         """The machine is back; what ran on it is not."""
 
 
-def paced(*epochs: int) -> str:
-    """In these epochs steps are slow, so that the run is met in their middle however fast the machine is."""
-    return ",".join(f"step={STEP_SECONDS}@epoch={epoch}" for epoch in epochs)
+def paced(*steps: float) -> str:
+    """Seconds of the steps of epoch 1, 2, …, so that the run is met in the middle of them on any machine."""
+    return ",".join(f"step={seconds}@epoch={epoch}" for epoch, seconds in enumerate(steps, start=1))
 
 
 def lose_pod(lab: ClusterLab, pod: str) -> None:
@@ -139,7 +141,7 @@ def test_lost_pod_then_controller_and_all_pods_lost_leave_the_losses_of_the_unbr
     lab: ClusterLab, unbroken: dict[int, float]
 ) -> None:
     wait_empty(lab)
-    lab.create_run("broken", LONG, drill=paced(1, 2))
+    lab.create_run("broken", LONG, drill=paced(STEP_SECONDS, LONG_STEP_SECONDS))
     lab.wait_step("broken", 12)
     lost = lab.rank("broken", 1)
     lose_pod(lab, lost.pod)
@@ -161,7 +163,7 @@ def test_lost_pod_then_controller_and_all_pods_lost_leave_the_losses_of_the_unbr
 
     pods, reported = {rank.pod for rank in lab.get_run("broken").status.ranks}, max(lab.losses("broken"))
     lab.training.kill()
-    wait(lambda: newest_journal(lab, "broken") >= reported + 20, "checkpoints are ahead of the rows that were reported")
+    wait(lambda: newest_journal(lab, "broken") > reported, "a checkpoint is ahead of the rows that were reported")
     for pod in pods:
         lose_pod(lab, pod)
     lab.training.start()
@@ -179,7 +181,7 @@ def test_drained_node_and_lost_node_are_left_for_the_spare_without_another_loss(
     lab: ClusterLab, unbroken: dict[int, float]
 ) -> None:
     wait_empty(lab)
-    lab.create_run("moved", LENDING, spares=1, drill=paced(1, 2))
+    lab.create_run("moved", LENDING, spares=1, drill=paced(STEP_SECONDS, 2 * STEP_SECONDS))
     lab.wait_step("moved", 13)
     lab.check_pods("moved")
     node = lab.rank("moved", 0).node
@@ -213,9 +215,9 @@ def test_gang_that_does_not_fit_says_why_and_starts_whole_when_the_other_is_paus
     lab: ClusterLab, unbroken: dict[int, float]
 ) -> None:
     wait_empty(lab)
-    lab.create_run("holds", LONG, drill=paced(1))
+    lab.create_run("holds", LONG, drill=paced(LONG_STEP_SECONDS))
     lab.wait_step("holds", 5)
-    lab.create_run("waits", LONG, drill=paced(1))
+    lab.create_run("waits", LONG, drill=paced(LONG_STEP_SECONDS))
     pending = wait(lambda: lab.get_run("waits").status.pending_reason, "it is said why the run waits")
     assert pending == "needs 2 node(s) with 1 free GPU(s) each; 1 GPU(s) are free"
     assert not [pod for pod in lab.pods() if "waits" in pod], "a part of the gang was started"

@@ -70,7 +70,7 @@ def test_playbook_incidents_are_named_by_their_causes(lab: Lab) -> None:
 
 
 def test_wrong_result_is_traced_to_its_node_in_two_rounds_and_the_node_is_left(lab: Lab) -> None:
-    drill = "corrupt=12@node=node-1,gemm=0.1@node=node-1"
+    drill = "corrupt=12@node=node-1,gemm=0.001@node=node-1"
     wait(lambda: not lab.pods(), "the pods of the runs before are gone")
     lab.create_run("wrong", config(steps=20), drill=drill, step_seconds=0.02, nodes=2, spares=1)
     run = lab.wait_state("wrong", *ENDED)
@@ -87,7 +87,7 @@ def test_wrong_result_is_traced_to_its_node_in_two_rounds_and_the_node_is_left(l
 
 def test_full_preflight_finds_a_bad_node_replaces_it_and_shows_its_checklist(lab: Lab) -> None:
     wait(lambda: not lab.pods(), "the pods of the run before are gone")
-    lab.create_run("checked", config(steps=4), drill="gemm=0.1@node=node-0", nodes=2, preflight="full")
+    lab.create_run("checked", config(steps=4), drill="gemm=0.001@node=node-0", nodes=2, preflight="full")
     run = lab.wait_state("checked", *ENDED)
     assert run.status.state == pb.TRAINING_RUN_STATE_SUCCEEDED, run.status.reason
     assert ("NODE_FAULTY", "node-0") in [(incident.cause, incident.node) for incident in run.status.incidents]

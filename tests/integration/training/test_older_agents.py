@@ -10,7 +10,7 @@ import pytest
 from longhaul.training.v1 import training_run_pb2 as pb
 from longhaul_core.rpc.client import connect_sync
 from old_wire import OldWire
-from recovery_contract import paced, recovered, wait_empty
+from recovery_contract import STEP_SECONDS, paced, recovered, wait_empty
 from training_harness import Lab, config
 
 STEPS = 40
@@ -43,7 +43,7 @@ def restart_training(lab: Lab, environment: dict[str, str]) -> None:
 
 
 def test_agents_of_the_release_before_train_recover_and_finish(lab: Lab, old_wire: OldWire) -> None:
-    lab.create_run("older", config(steps=STEPS), drill=paced(1))
+    lab.create_run("older", config(steps=STEPS), drill=paced(2 * STEP_SECONDS))
     lab.wait_step("older", 12)
     os.kill(lab.rank("older", 1).process_id, signal.SIGKILL)
     lab.wait_step("older", 11, epoch=2)

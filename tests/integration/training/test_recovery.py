@@ -11,7 +11,7 @@ from longhaul.common.v1 import resource_pb2
 from longhaul.training.v1 import training_run_pb2 as pb
 from longhaul_core.objects import open_store
 from recovery_contract import *  # noqa: F403 (the tests themselves)
-from recovery_contract import LONG, SILENCE_SECONDS, paced, recovered, wait_empty
+from recovery_contract import LONG, LONG_STEP_SECONDS, SILENCE_SECONDS, STEP_SECONDS, paced, recovered, wait_empty
 from training_harness import Lab, wait
 
 pytestmark = pytest.mark.timeout(600)
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_killed_worker_is_restarted_in_place_and_a_task_leaves_the_spare_alone(lab: Lab) -> None:
     wait_empty(lab)
-    lab.create_run("guarded", LONG, spares=1, drill=paced(1, 2))
+    lab.create_run("guarded", LONG, spares=1, drill=paced(STEP_SECONDS, LONG_STEP_SECONDS))
     lab.wait_step("guarded", 12)
     victim = lab.rank("guarded", 1)
     os.kill(victim.process_id, signal.SIGKILL)

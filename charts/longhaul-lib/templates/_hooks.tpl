@@ -78,7 +78,7 @@ metadata:
   name: {{ include "longhaul.hookName" .root }}-{{ .name }}
   {{- include "longhaul.hookMetadata" . | nindent 2 }}
 spec:
-  backoffLimit: {{ .retries | default 3 }}
+  backoffLimit: {{ dig "retries" 3 . }}
   activeDeadlineSeconds: {{ .timeout | default 300 }}
   template:
     metadata:

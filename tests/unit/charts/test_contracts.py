@@ -58,6 +58,12 @@ def environment_of(pod: Document) -> dict[str, str]:
     return found
 
 
+def test_a_refused_removal_is_told_at_once_and_other_hooks_are_tried_again() -> None:
+    jobs = render("longhaul", profile("trial")).kind("Job")
+    retries = {name: job["spec"]["backoffLimit"] for name, job in jobs.items()}
+    assert retries == {"longhaul-guard": 0, "longhaul-certificates": 3, "longhaul-certificates-removal": 3}
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("service", SERVICES)
 def test_service_takes_its_environment(service: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,8 @@ class Bucket:
         """Copy the bucket over its API, as docs/deploy.md says."""
         keys = f"access_key_id={ACCESS},secret_access_key={SECRET}"
         source = f":s3,provider=Other,endpoint='http://{self._endpoint}',{keys}:{BUCKET}"
-        command = [Path(sys.executable).with_name("rclone"), "sync", "--config", "/dev/null", source, folder / BUCKET]
+        program = Path(sys.executable).with_name("rclone")
+        command = [program, "sync", "--config", "/dev/null", "--exclude", ".longhaul/**", source, folder / BUCKET]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

@@ -105,7 +105,7 @@ def status(layout: Layout) -> list[ProcessStatus]:
 
 def is_serving(address: str, timeout_seconds: float = 1.0) -> bool:
     """Ask a service by grpc.health.v1 whether it serves."""
-    if not _listens(address, timeout_seconds):  # a hundred times cheaper to find out than by a channel
+    if not _listens(address, timeout_seconds):  # a fortieth of what it costs to find out by a channel
         return False
     with grpc.insecure_channel(address) as channel:
         try:

@@ -28,9 +28,13 @@ HEARTBEAT_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Kubelets(Player):
-    """`folder` takes the output of the pods; `processes` are the running ones by pod UID."""
+    """`folder` takes the output of the pods; `processes` are the running ones by pod UID.
+
+    Pods go to the node that they name, unless `schedules` is off: then the cluster's own scheduler binds them.
+    """
 
     folder: Path = Path()
+    schedules: bool = True
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _deadlines: dict[str, float] = field(default_factory=dict)
     _nodes_of: dict[str, str] = field(default_factory=dict)
@@ -56,7 +60,7 @@ class Kubelets(Player):
         for pod in pods:
             if "nodeName" not in pod["spec"]:
                 node = bound_node(pod["spec"])
-                if node in self.alive and not pod["spec"].get("schedulingGates"):
+                if self.schedules and node in self.alive and not pod["spec"].get("schedulingGates"):
                     await self._bind(pod, node)
                 continue
             if pod["spec"]["nodeName"] not in self.alive:

@@ -62,3 +62,21 @@ def test_pod_group_is_admitted_as_a_whole_and_the_next_waits_for_the_quota(kueue
     assert lab.get_run("second").status.epoch == 1
     wait(lambda: not lab.raw("pods"), "no pod is left, nor held by a finalizer")
     wait(lambda: not lab.raw("configmaps") or not lab.owners("first") + lab.owners("second"), "nor what owned them")
+
+
+def test_spare_has_a_place_of_its_own_and_takes_over(kueue: KueueLab) -> None:
+    lab = kueue
+    lab.create_run("guarded", config(steps=STEPS), nodes=1, spares=1, drill="step=0.2@epoch=1")
+    wait(lambda: lab.get_run("guarded").status.spares_ready == 1, "the spare is warm")
+    before = lab.raw_pods("guarded")
+    assert lab.gates("guarded") == [[], []]
+    groups = [pod["metadata"]["labels"].get(POD_GROUP) for pod in before.values()]
+    assert len([group for group in groups if group]) == 1, "Kueue removes what a group has too many of"
+    lost = lab.rank("guarded", 0)
+    lose_pod(lab, lost.pod)
+    lab.wait_step("guarded", 1, epoch=2)
+    recovered(lab, "guarded", 0)
+    assert lab.rank("guarded", 0, epoch=2).pod in before
+    lab.wait_state("guarded", "SUCCEEDED")
+    assert sorted(lab.losses("guarded")) == list(range(1, STEPS + 1))
+    wait(lambda: not lab.raw("pods"), "no pod is left, nor held by a finalizer")

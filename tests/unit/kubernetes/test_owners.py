@@ -100,6 +100,17 @@ def test_volcano_pods_name_their_group_and_scheduler() -> None:
     assert group["spec"] == {"minMember": 4, "queue": "gpus"}
 
 
+def test_replacement_keeps_its_place_in_a_queue_but_is_no_member_of_a_group_that_must_fit_at_once() -> None:
+    late = replace(SPEC, gang=Gang("r1-1", 4, late=True))
+    queue = KubernetesOptions(gang=GangScheduling.KUEUE, binding=Binding.SCHEDULER, queue="gpus")
+    assert gang_marks(late, queue) == gang_marks(SPEC, queue)
+    for scheduler in (GangScheduling.COSCHEDULING, GangScheduling.VOLCANO):
+        options = KubernetesOptions(gang=scheduler, binding=Binding.SCHEDULER)
+        assert "r1-1" in str(gang_marks(SPEC, options))
+        assert "r1-1" not in str(gang_marks(late, options))
+        assert pod_group(Gang("r1-1", 4, late=True), "team-a", options, None) is None
+
+
 @pytest.mark.parametrize(
     ("url", "field"),
     [

@@ -30,6 +30,15 @@ def test_fullest_node_that_fits_is_taken_first() -> None:
     assert place(Capacity({"a": 8, "b": 2, "c": 4}), 1, 2) == ("b",)
 
 
+def test_pods_without_gpus_spread_over_the_nodes() -> None:
+    claims: list[Claim] = [Claim("run", "a", 8)]
+    for number in range(6):
+        (node,) = place(capacity_of(NODES, claims), 1, 0) or ("",)
+        claims.append(Claim(f"score-{number}", node, 0))
+    assert sorted(claim.node for claim in claims[1:]) == ["a", "a", "b", "b", "c", "c"]
+    assert place(capacity_of(NODES, claims), 1, 4) == ("c",), "they take nothing from those with GPUs"
+
+
 def test_pool_limits_the_choice() -> None:
     assert place(capacity_of(NODES, []), 1, 4, pool="slow") == ("c",)
     assert place(capacity_of(NODES, []), 2, 4, pool="slow") is None
@@ -49,8 +58,8 @@ def test_spares_are_kept_whole_and_their_owner_may_use_them() -> None:
 
 def test_spares_of_different_sizes_must_fit_together() -> None:
     demands = (SpareDemand("x", 1, 4), SpareDemand("y", 2, 2))
-    assert spares_that_fit(Capacity({"a": 4, "b": 4}, {}, demands)) == 3
-    assert spares_that_fit(Capacity({"a": 4, "b": 3}, {}, demands)) == 2
+    assert spares_that_fit(Capacity({"a": 4, "b": 4}, {}, demands)) == [4, 2, 2]
+    assert spares_that_fit(Capacity({"a": 4, "b": 3}, {}, demands)) == [4, 2]
 
 
 def test_node_that_no_spare_can_use_is_free_for_others() -> None:
@@ -65,7 +74,7 @@ def test_node_that_no_spare_can_use_is_free_for_others() -> None:
 def test_spares_that_shun_different_nodes_are_all_kept() -> None:
     demands = (SpareDemand("x", 1, 1), SpareDemand("y", 1, 1, frozenset({"a"})))
     capacity = Capacity({"a": 1, "b": 1, "c": 1}, {}, demands)
-    assert spares_that_fit(capacity) == 2
+    assert spares_that_fit(capacity) == [1, 1]
     assert place(capacity, 1, 1) is not None
     assert place(Capacity({"a": 1, "b": 1}, {}, demands), 1, 1) is None
 

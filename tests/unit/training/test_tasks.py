@@ -58,6 +58,9 @@ def test_task_waits_rather_than_take_the_last_spare() -> None:
     assert task.control.state is TaskState.QUEUED
     assert task.control.reason.message == "needs 1 GPU(s); 1 free, 1 kept as spares of training runs"
     assert actions == ()
+    too_large = Capacity({"a": 0}, {}, (SpareDemand("run", 1, 1), SpareDemand("other", 3, 8)))
+    task, _ = settle(make_task(), replace(world, capacity=too_large))
+    assert task.control.reason.message == "needs 1 GPU(s); 0 free, 0 kept as spares of training runs"
 
 
 def test_task_bound_to_a_cordoned_node_may_use_it() -> None:

@@ -181,10 +181,14 @@ class PodOwner:
 
 @dataclass(frozen=True, slots=True)
 class Gang:
-    """Pods that start together or not at all, for schedulers that know gangs; a replacement pod joins the same gang."""
+    """Pods that start together or not at all, for schedulers that know gangs.
+
+    `late`: the others have started, and this pod replaces one of them without waiting for any.
+    """
 
     name: str
     size: int
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from longhaul_core.recipe import PodConfig
 from longhaul_training.adapters.pod_environment import PodEnvironment
 from longhaul_training.adapters.pod_identity import PodIdentity
 from longhaul_training.domain.actions import CreatePod
-from longhaul_training.domain.states import Run
+from longhaul_training.domain.states import Run, RunState
 from longhaul_training.domain.tasks import CreateTaskPod, Task
 
 LABEL_MANAGER = "longhaul.dev/managed-by"
@@ -92,9 +92,17 @@ def run_pod(
         secret_env=(*environment.secrets, *config.secrets),
         overlay=config.overlay,
         owner=_owner(run, namespace, environment),
-        gang=Gang(f"run-{run.uid[:12]}-{run.control.admissions}", run.spec.pods),
+        gang=_gang(run, action.slot),
         **_container(environment),
     )
+
+
+def _gang(run: Run, slot: int) -> Gang | None:
+    """Those that a run is admitted with start together; the run does not wait for its spares."""
+    if slot >= run.spec.pods:
+        return None
+    late = run.control.state is not RunState.ADMITTED
+    return Gang(f"run-{run.uid[:12]}-{run.control.admissions}", run.spec.pods, late)
 
 
 def task_pod(task: Task, action: CreateTaskPod, namespace: str, environment: PodEnvironment) -> PodSpec:

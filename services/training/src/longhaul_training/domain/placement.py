@@ -7,6 +7,7 @@ O(nodes log nodes) for a gang.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -44,7 +45,8 @@ class Capacity:
     """Free GPUs of each node that is ready and may be scheduled on, and what is kept as spares.
 
     `allowed` are the nodes that a certain run may use, None: all. `groups` are the racks, or whatever its nodes must
-    have in common: nodes without a group are then not used. `whole` are all GPUs of each node, taken or not.
+    have in common: nodes without a group are then not used. `whole` are all GPUs of each node, taken or not; `crowd`
+    is how many pods without GPUs it has.
     """
 
     free: Mapping[str, int] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Capacity:
     allowed: frozenset[str] | None = None
     groups: Mapping[str, str] | None = None
     whole: Mapping[str, int] = field(default_factory=dict)
+    crowd: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total_free(self) -> int:
@@ -99,7 +102,8 @@ def capacity_of(nodes: Iterable[NodeCapacity], claims: Iterable[Claim], spares: 
         if claim.node in free:
             free[claim.node] -= claim.gpus
     whole = {node.name: node.gpus for node in node_list}
-    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares), whole=whole)
+    crowd = Counter(claim.node for claim in by_pod.values() if not claim.gpus)
+    return Capacity(free, {node.name: node.pool for node in node_list}, tuple(spares), whole=whole, crowd=crowd)
 
 
 def place(
@@ -107,15 +111,16 @@ def place(
 ) -> tuple[str, ...] | None:
     """Nodes for `pods` pods of `gpus` GPUs each, all or none; no spare demand of others loses its nodes by it.
 
-    Nodes of their own come first, then the fullest that fit, then by name: deterministic. Avoided nodes are taken
-    only when nothing else fits. With groups, all nodes are of one: the one with the least room to spare.
+    Nodes of their own come first, then the fullest that fit, then by name: deterministic. A pod without GPUs goes where
+    fewest of its kind are. Avoided nodes are taken only when nothing else fits. With groups, all nodes are of one: the
+    one with the least room to spare.
     """
     avoided, preferred = frozenset(avoid), frozenset(prefer)
-    kept = spares_that_fit(capacity)
+    kept = len(spares_that_fit(capacity))
     for excluded in (avoided, frozenset[str]()) if avoided else (avoided,):
         for usable in _alternatives(capacity):
             chosen = _choose(usable, pods, gpus, pool, excluded, preferred)
-            if chosen is not None and spares_that_fit(capacity.without(chosen, gpus)) >= kept:
+            if chosen is not None and len(spares_that_fit(capacity.without(chosen, gpus))) >= kept:
                 return chosen
     return None
 
@@ -133,9 +138,9 @@ def _alternatives(capacity: Capacity) -> Iterator[Capacity]:
         yield replace(capacity, allowed=frozenset(nodes))
 
 
-def spares_that_fit(capacity: Capacity) -> int:
-    """For how many of the spares that are asked for there is room, all at once (largest and choosiest first)."""
-    remaining, fit = dict(capacity.free), 0
+def spares_that_fit(capacity: Capacity) -> list[int]:
+    """GPUs of each of the spares asked for that there is room for, all at once (largest and choosiest first)."""
+    remaining, fit = dict(capacity.free), list[int]()
     for demand in sorted(capacity.spares, key=lambda d: (-d.gpus, -len(d.shunned))):
         for _ in range(demand.count):
             fitting = [name for name, free in remaining.items() if free >= demand.gpus and name not in demand.shunned]
@@ -143,7 +148,7 @@ def spares_that_fit(capacity: Capacity) -> int:
                 break
             best = min(fitting, key=lambda name: (remaining[name], name))
             remaining[best] -= demand.gpus
-            fit += 1
+            fit.append(demand.gpus)
     return fit
 
 
@@ -158,7 +163,8 @@ def _choose(
         and (not pool or capacity.pools.get(name) == pool)
         and (capacity.allowed is None or name in capacity.allowed)
     }
-    order = sorted(remaining, key=lambda name: (name not in preferred, remaining[name], name))
+    crowd: Mapping[str, int] = {} if gpus else capacity.crowd
+    order = sorted(remaining, key=lambda name: (name not in preferred, crowd.get(name, 0), remaining[name], name))
     chosen = order[:pods]
     for name in order:
         room = (remaining[name] - gpus) // gpus if gpus else 0

@@ -11,7 +11,7 @@ from longhaul_training.domain import causes
 from longhaul_training.domain.actions import DeletePod, RunEvent
 from longhaul_training.domain.causes import Kind
 from longhaul_training.domain.observations import NodeView, PodPhase, PodView, Refusal
-from longhaul_training.domain.placement import Capacity, place
+from longhaul_training.domain.placement import Capacity, place, spares_that_fit
 from longhaul_training.domain.start_problems import start_problem
 from longhaul_training.domain.states import Reason
 
@@ -195,7 +195,7 @@ def _choose_node(task: Task, world: TaskWorld) -> tuple[str, str]:
     chosen = place(world.capacity, 1, spec.gpus, avoid=avoid)
     if chosen is not None:
         return chosen[0], ""
-    kept = sum(demand.count * demand.gpus for demand in world.capacity.spares)
+    kept = sum(spares_that_fit(world.capacity))
     text = f"needs {spec.gpus} GPU(s); {world.capacity.total_free} free, {kept} kept as spares of training runs"
     return "", text
 

@@ -3,6 +3,9 @@
 Kueue: queue and pod group are labels of the pods, the group's size is an annotation; no object is made. The
 coscheduling plugin: a label, and a PodGroup of `scheduling.x-k8s.io/v1alpha1` that is made before the first pod.
 Volcano: an annotation, `schedulerName: volcano`, and a PodGroup of `scheduling.volcano.sh/v1beta1`.
+
+A late pod keeps its group's place in Kueue's queue. To the other two a group is a number of pods that must fit at
+once, which those that are left of a gang may never be again; so a late pod is bound by itself there.
 """
 
 from __future__ import annotations
@@ -31,11 +34,12 @@ def gang_marks(spec: PodSpec, options: KubernetesOptions) -> Raw:
         if gang is None:
             return {"metadata": {"labels": labels}}
         return {"metadata": {"labels": {**labels, KUEUE_GROUP: gang.name}, "annotations": {KUEUE_SIZE: str(gang.size)}}}
+    group = None if gang is None or gang.late else gang.name
     if options.gang is GangScheduling.VOLCANO:
         marks: Raw = {"spec": {"schedulerName": "volcano"}}
-        return marks | ({"metadata": {"annotations": {VOLCANO_GROUP: gang.name}}} if gang is not None else {})
-    if options.gang is GangScheduling.COSCHEDULING and gang is not None:
-        return {"metadata": {"labels": {COSCHEDULING_GROUP: gang.name}}}
+        return marks | ({"metadata": {"annotations": {VOLCANO_GROUP: group}}} if group else {})
+    if options.gang is GangScheduling.COSCHEDULING and group:
+        return {"metadata": {"labels": {COSCHEDULING_GROUP: group}}}
     return {}
 
 
@@ -44,7 +48,7 @@ def pod_group(
 ) -> tuple[Collection, Raw] | None:
     """Where the gang's PodGroup belongs and what it is; None where the scheduler wants none."""
     version = _GROUP_VERSIONS.get(options.gang)
-    if version is None:
+    if version is None or gang.late:
         return None
     spec: Raw = {"minMember": gang.size}
     if options.gang is GangScheduling.VOLCANO and options.queue:

@@ -43,7 +43,7 @@ class Owners:
                 if group is not None:
                     with suppress(AlreadyExists):
                         await self.api.create(*group)
-                self._groups.add((namespace, spec.gang.name))
+                    self._groups.add((namespace, spec.gang.name))
             return reference
 
     async def list(self, labels: Mapping[str, str] | None) -> list[PodOwner]:

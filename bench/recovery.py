@@ -198,7 +198,8 @@ def kill_controller(lab: Lab, number: int) -> Repair:
     lab.wait_ready()
     wait(lambda: _newest(lab) > broken, "a step after the controller's death is committed", 120)
     seconds = time.time() - broken
-    assert lab.get_run("bench").status.epoch == epoch, "a controller's death restarted the run"
+    status = lab.get_run("bench").status
+    assert status.epoch == epoch, f"a controller's death restarted the run: {status.incidents[-1]}"
     return Repair(0.0, 0.0, 0.0, seconds)
 
 

@@ -28,6 +28,8 @@ from torch.distributed.tensor import DTensor
 
 Program = Callable[..., dict[str, Any]]
 # What takes long to import; the server does not find this module itself.
+CHECKED_STEP = 2
+"""After it the model is validated and its replicas are compared, as a run does now and then; it changes nothing."""
 PRELOADED = ["numpy", "torch.distributed.tensor", "longhaul_trainer.worker.session"]
 
 
@@ -157,6 +159,11 @@ def train(
         stepper.apply(measured, number)
         found["losses"].append(measured.loss)
         found["norms"].append(measured.gradient_norm)
+        if number == CHECKED_STEP and not defect:
+            sharded = [isinstance(parameter, DTensor) for parameter in model.parameters()]
+            stepper.evaluate(mine, config.data.micro_batch_size)
+            assert [isinstance(parameter, DTensor) for parameter in model.parameters()] == sharded
+            check_replicas(model, group)
     found["parameters"] = {name: whole(parameter) for name, parameter in model.named_parameters()}
     return found
 

@@ -33,7 +33,7 @@ from longhaul_trainer.optimizer.schedule import learning_rate
 from longhaul_trainer.optimizer.update import Update
 from longhaul_trainer.parallel.grid import Grid
 from longhaul_trainer.parallel.pipeline import Pipeline
-from longhaul_trainer.parallel.sharding import Built, synchronise_gradients
+from longhaul_trainer.parallel.sharding import Built, keep_shards_only, synchronise_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,11 @@ class Stepper:
     @torch.no_grad()
     def evaluate(self, batch: Batch, size: int) -> float:
         """Summed cross-entropy of this rank's sequences, without z-loss or smoothing."""
+        total = self._forward_only(batch, size)
+        keep_shards_only(self._model)
+        return total
+
+    def _forward_only(self, batch: Batch, size: int) -> float:
         if self._grid.pipelined:
             tokens, labels, positions = self._tensors(batch)
             return float(self._schedule(batch, size).evaluate(tokens, labels, positions))

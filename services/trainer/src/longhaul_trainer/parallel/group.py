@@ -105,5 +105,8 @@ def _connect(rendezvous: str, timeout: timedelta = _STORE_TIMEOUT) -> Store:
 
 
 def digest_bytes(tensor: Tensor) -> bytes:
-    """Contents of a tensor as bytes, for comparing it with other ranks'."""
-    return tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().tobytes()
+    """Contents of a tensor as bytes, for comparing it with other ranks'.
+
+    Of a copy: memory that numpy has seen can't be resized any more, as FSDP does with what it gathers.
+    """
+    return tensor.detach().to("cpu", copy=True).contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -183,6 +183,13 @@ def sum_gradients(model: nn.Module) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
+def keep_shards_only(model: nn.Module) -> None:
+    """Frees the whole parameters that a pass without a backward pass has left in place of this rank's shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def synchronise_gradients(model: nn.Module, wanted: bool) -> None:
     """Switches the reduction of gradients off for all but the last micro-batch of a step."""
     if isinstance(model, FSDPModule):

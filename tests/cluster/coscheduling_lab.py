@@ -12,7 +12,6 @@ from longhaul_core.cluster.kubernetes.manifest import bound_node
 from training_lab import Background, KubeLab
 
 GROUP = "/apis/scheduling.x-k8s.io/v1alpha1"
-POD_GROUP = "scheduling.x-k8s.io/pod-group"
 SCHEDULER = "scheduler-plugins-scheduler"
 """As the chart of the scheduler plugins calls it."""
 SHARE = "300Gi"
@@ -35,7 +34,7 @@ class CoschedulingLab(KubeLab):
         return {**given, "LONGHAUL_CLUSTER_URL": f"{given['LONGHAUL_CLUSTER_URL']}&{behind}"}
 
     def start_nodes(self) -> None:
-        self.kubelets.schedules = False
+        self.kubelets.scheduler = SCHEDULER
         super().start_nodes()
 
     def fill_memory(self, node: str) -> str:
@@ -52,6 +51,7 @@ class CoschedulingLab(KubeLab):
         secure = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
         spec = {
             "nodeName": node,
+            "schedulerName": SCHEDULER,
             "containers": [container],
             "securityContext": secure,
             "automountServiceAccountToken": False,
@@ -66,12 +66,12 @@ class CoschedulingLab(KubeLab):
 
     def members(self, run_id: str) -> list[Document]:
         """The run's pods that start together; its spares go by themselves."""
-        return [pod for pod in self.raw_pods(run_id).values() if POD_GROUP in pod["metadata"]["labels"]]
+        return [pod for pod in self.raw_pods(run_id).values() if pod["metadata"]["labels"]["longhaul.dev/slot"] in "01"]
 
-    def refused(self, run_id: str) -> dict[str, str]:
-        """The nodes that pods of a gang were bound to, by the one that they ask for, once all were refused one."""
+    def looked_at(self, run_id: str) -> dict[str, str]:
+        """The node that each pod of a gang was bound to, by the one that it asks for; empty until all were tried."""
         members = self.members(run_id)
-        if len(members) < 2 or not all(_is_refused(pod) for pod in members):
+        if len(members) < 2 or not all(_is_tried(pod) for pod in members):
             return {}
         return {bound_node({**pod["spec"], "nodeName": ""}) or "": pod["spec"].get("nodeName", "") for pod in members}
 
@@ -91,6 +91,6 @@ def has_pod_groups(api: Api) -> bool:
     return True
 
 
-def _is_refused(pod: Document) -> bool:
+def _is_tried(pod: Document) -> bool:
     conditions: list[Any] = pod["status"].get("conditions") or []
-    return any(one["type"] == "PodScheduled" and one["status"] == "False" for one in conditions)
+    return any(one["type"] == "PodScheduled" for one in conditions)

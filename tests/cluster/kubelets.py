@@ -19,7 +19,7 @@ from typing import Any
 
 from longhaul_core.cluster.kubernetes.manifest import bound_node
 from longhaul_core.errors import LonghaulError, NotFound
-from player import GPU, Player, Raw, container_status, gpus_of, now, path_of
+from player import GPU, SCHEDULER, Player, Raw, container_status, gpus_of, now, path_of
 
 POD_ADDRESS = "127.0.0.1"
 TICK_SECONDS = 0.1
@@ -28,13 +28,9 @@ HEARTBEAT_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Kubelets(Player):
-    """`folder` takes the output of the pods; `processes` are the running ones by pod UID.
-
-    Pods go to the node that they name, unless `schedules` is off: then the cluster's own scheduler binds them.
-    """
+    """`folder` takes the output of the pods; `processes` are the running ones by pod UID."""
 
     folder: Path = Path()
-    schedules: bool = True
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _deadlines: dict[str, float] = field(default_factory=dict)
     _nodes_of: dict[str, str] = field(default_factory=dict)
@@ -60,7 +56,7 @@ class Kubelets(Player):
         for pod in pods:
             if "nodeName" not in pod["spec"]:
                 node = bound_node(pod["spec"])
-                if self.schedules and node in self.alive and not pod["spec"].get("schedulingGates"):
+                if self.scheduler == SCHEDULER and node in self.alive and not pod["spec"].get("schedulingGates"):
                     await self._bind(pod, node)
                 continue
             if pod["spec"]["nodeName"] not in self.alive:

@@ -33,7 +33,8 @@ def now() -> str:
 class Player:
     """`alive` are the played nodes whose kubelet works; pods named in `stubborn` ignore SIGTERM.
 
-    `log_port` is where the kubelets of nodes that are added answer on loopback; 0: nowhere.
+    `log_port` is where the kubelets of nodes that are added answer on loopback; 0: nowhere. Played are the pods of
+    `scheduler`; any other than `SCHEDULER` binds them itself.
     """
 
     transport: Transport
@@ -42,6 +43,7 @@ class Player:
     nodes: dict[str, int] = field(default_factory=dict)
     stubborn: set[str] = field(default_factory=set)
     log_port: int = 0
+    scheduler: str = SCHEDULER
 
     # What a test does
 
@@ -199,7 +201,7 @@ class Player:
         found: list[Raw] = []
         for namespace in self.namespaces:
             answer = await self._ask("GET", f"/api/v1/namespaces/{namespace}/pods")
-            found += [pod for pod in answer["items"] or [] if pod["spec"].get("schedulerName") == SCHEDULER]
+            found += [pod for pod in answer["items"] or [] if pod["spec"].get("schedulerName") == self.scheduler]
         return sorted(found, key=lambda pod: int(pod["metadata"]["resourceVersion"]))
 
     async def _ready(self, name: str, status: str, reason: str) -> None:

@@ -138,9 +138,15 @@ def train(
     batches: list[Batch],
     double: bool = False,
     defect: str = "",
+    by_block: bool = False,
 ) -> dict[str, Any]:
-    """Losses, gradient norms, first gradients and final parameters of a few steps."""
+    """Losses, gradient norms, first gradients and final parameters of a few steps.
+
+    `by_block`: each block is sharded by itself, as those of a larger model are.
+    """
     plant(defect)
+    if by_block:
+        sharding._SMALL_UNIT_PARAMETERS = 0
     torch.set_default_dtype(torch.float64 if double else torch.float32)
     grid, built = build(group, shape, config)
     model = built.model

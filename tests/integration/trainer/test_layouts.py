@@ -60,14 +60,21 @@ def compare(found: dict[str, Any], wanted: dict[str, Any], *, tolerance: float, 
 
 
 def check(
-    layouts: dict[str, dict[str, Any]], ranks: int, *, tolerance: float, drift: float, steps: int, **changes: Any
+    layouts: dict[str, dict[str, Any]],
+    ranks: int,
+    *,
+    tolerance: float,
+    drift: float,
+    steps: int,
+    by_block: bool = False,
+    **changes: Any,
 ) -> None:
     batches: list[Batch] = make_batches(steps)
     double = tolerance < 1e-8
     wanted = merge(run_ranks(train, 1, *configuration({}, **changes), batches, double))
     assert min(wanted["norms"]) < 1.05 < max(wanted["norms"])
     for name, layout in layouts.items():
-        answers = run_ranks(train, ranks, *configuration(layout, **changes), batches, double)
+        answers = run_ranks(train, ranks, *configuration(layout, **changes), batches, double, "", by_block)
         for answer in answers:
             assert "error" not in answer, f"{name}: {answer.get('error')}"
         try:
@@ -82,6 +89,11 @@ def test_two_ranks_compute_what_one_computes_over_twenty_steps() -> None:
 
 def test_four_ranks_in_two_dimensions_compute_what_one_computes() -> None:
     check(FOUR, 4, tolerance=1e-10, drift=1e-8, steps=6)
+
+
+def test_blocks_that_are_sharded_one_by_one_compute_the_same() -> None:
+    check({name: TWO[name] for name in ("fsdp", "tensor")}, 2, tolerance=1e-10, drift=1e-8, steps=6, by_block=True)
+    check({"hsdp": FOUR["hsdp"]}, 4, tolerance=1e-10, drift=1e-8, steps=6, by_block=True)
 
 
 def test_muon_computes_the_same_on_sharded_matrices() -> None:

@@ -9,7 +9,7 @@ IMAGES := ingest corpus training checkpoint evaluation gpuhealth trainer
 SOURCES := longhaul_core longhaul_client longhaul_ingest longhaul_corpus longhaul_training longhaul_checkpoint longhaul_evaluation longhaul_gpuhealth longhaul_trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-parity bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services bench-replicas bench-sizing checkov
+.PHONY: help setup demo test lint type docs proto proto-check sim bench-control bench-recovery bench-gpuhealth bench-data bench-parity bench-trainer bench-checkpoint bench-gpu test-gpu test-cluster test-image images up down clean charts bench-services bench-replicas bench-sizing soak checkov
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ bench-gpu: $(STAMP) ## on one NVIDIA GPU: share of the peak, tokens/s, memory fo
 
 test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu
+
+soak: $(STAMP) ## STEPS=20000 steps under kill -9 of everything (SEED=…), bit for bit those of a run left alone
+	@$(BIN)/python bench/soak.py --steps $(or $(STEPS),20000) --seed $(or $(SEED),0)
 
 bench-services: $(STAMP) ## gRPC core: unary calls against a bare echo, 1,000 watches, rolling restarts
 	@$(BIN)/python bench/services.py

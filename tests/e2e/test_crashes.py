@@ -140,3 +140,15 @@ def test_run_broken_by_kill_has_the_same_losses(breakable: Installation, base, v
         if victim in ("worker", "all-at-once"):
             assert ended.incidents, "nothing says that anything was killed"
             assert ended.epoch > 1
+
+
+def test_up_starts_a_dead_node_again_and_leaves_the_others_alone(breakable: Installation) -> None:
+    before = {row["name"]: row["pid"] for row in breakable.json("status") if row["name"].startswith("node-")}
+    os.kill(before["node-1"], signal.SIGKILL)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while [row["name"] for row in breakable.json_unchecked("status") if not row["alive"]] != ["node-1"]:
+        assert time.monotonic() < deadline, "it does not show as dead"
+    breakable.up("--nodes", "3")
+    after = {row["name"]: row["pid"] for row in breakable.json("status") if row["name"].startswith("node-")}
+    assert after.pop("node-1") != before.pop("node-1")
+    assert after == before

@@ -9,7 +9,7 @@ from longhaul.corpus.v1 import corpus_build_pb2, tokenizer_pb2
 from longhaul.ingest.v1 import dataset_pb2, ingestion_pb2
 from longhaul_core.errors import InvalidArgument
 
-from longhaul_client.cli.output import JsonOption, console, print_json, print_table
+from longhaul_client.cli.output import JsonOption, console, print_json, print_labelled, print_table
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import age, quantity, short_name, size, state_name
 from longhaul_client.report.tokenizer_plot import tokenizer_plot
@@ -76,7 +76,7 @@ def show_dataset(context: typer.Context, name: NameArgument, json: JsonOption = 
     drops = [(drop.source, drop.rule, drop.documents) for drop in ingestion.status.drops]
     print_table(["SOURCE", "RULE", ">DOCUMENTS"], drops, empty="nothing was dropped")
     for damage in ingestion.status.damages:
-        console.print(f"[yellow]damage read around:[/] {damage}")
+        print_labelled("damage read around:", str(damage), style="yellow")
 
 
 @datasets_app.command("drops")

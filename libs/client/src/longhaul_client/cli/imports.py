@@ -45,7 +45,7 @@ def import_model(
         return
     console.print(f"{short_name(found.metadata.name)}: {size(found.size_bytes)}, imported from {place}")
     console.print("to continue it, put into a recipe:")
-    console.print(yaml.safe_dump(sections, sort_keys=False), markup=False, highlight=False)
+    console.print(yaml.safe_dump(sections, sort_keys=False))
 
 
 def _sections(found: checkpoint_pb2.Checkpoint) -> dict[str, object]:

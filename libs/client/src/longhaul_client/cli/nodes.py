@@ -104,7 +104,7 @@ def explain(context: typer.Context, node: NodeArgument, json: JsonOption = False
         return
     console.print(f"{node}: {_state(answer.node.state)}")
     for sentence in answer.explanation:
-        console.print(f"  {sentence}".replace("[", r"\["))
+        console.print(f"  {sentence}")
 
 
 @app.command("rules")

@@ -11,14 +11,16 @@ from google.protobuf.message import Message
 from longhaul_core.errors import LonghaulError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 PIPE_WIDTH = 200
 """Columns where there is no terminal: tables in a file or a pipe are not folded."""
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+# Texts of services, logs and documents are printed as they stand: brackets and colons in them are not for the terminal.
+console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+error_console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def print_json(content: Any) -> None:
@@ -59,10 +61,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
 
 def print_error(error: LonghaulError) -> None:
     """Print what was wrong and what to do next."""
-    error_console.print(f"[bold red]error:[/] {_escape(error.message)}")
+    error_console.print(Text("error:", style="bold red"), error.message)
     if error.action:
-        error_console.print(f"[bold]next:[/]  {_escape(error.action)}")
+        error_console.print(Text("next: ", style="bold"), error.action)
 
 
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+def print_labelled(label: str, text: str, *, style: str) -> None:
+    """Print a text behind a label that stands out."""
+    console.print(Text(label, style=style), text)

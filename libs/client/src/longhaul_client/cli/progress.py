@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.progress import DownloadColumn, Progress, TaskID
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from longhaul_client.cli.output import console
 from longhaul_client.formatting import duration, quantity, size, state_name
@@ -153,8 +154,7 @@ def _table(state: PipelineState) -> Table:
     for line in stage_lines(state):
         bar = ProgressBar(total=1.0, completed=1.0 if line.state == "succeeded" else line.fraction, width=24)
         colour = {"succeeded": "green", "failed": "red", "cancelled": "red"}.get(line.state, "")
-        shown = f"[{colour}]{line.state}[/]" if colour else line.state
-        table.add_row(f"[bold]{line.stage}[/]", bar, shown, line.detail.replace("[", r"\["))
+        table.add_row(Text(line.stage, style="bold"), bar, Text(line.state, style=colour), line.detail)
     return table
 
 
@@ -173,7 +173,7 @@ def _show_lines(watch: PipelineWatch, console: Console) -> PipelineState:
                 continue
             states[line.stage], printed[line.stage] = line.state, now
             shown = f"{now - started:6.1f}s  {line.stage:<9}{line.state:<20}{line.detail}"
-            console.print(shown.replace("[", r"\[").rstrip())
+            console.print(shown.rstrip())
 
     for state in watch:
         print_changes(state)

@@ -13,7 +13,7 @@ from longhaul.checkpoint.v1 import checkpoint_pb2
 from longhaul.training.v1 import training_run_pb2
 from longhaul_core.errors import NotFound
 
-from longhaul_client.cli.output import JsonOption, console, print_json, print_table
+from longhaul_client.cli.output import JsonOption, console, print_json, print_labelled, print_table
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import short_name
 from longhaul_client.pipeline import submit_run
@@ -65,7 +65,7 @@ def reproduce(
     rows = [(key, recorded[key], here.get(key, "-")) for key in sorted(recorded)]
     print_table(["ENVIRONMENT", "RECORDED", "HERE"], rows, empty="the checkpoint records no environment")
     for key, (then, now) in different.items():
-        console.print(f"[yellow]differs:[/] {key} was {then}, is {now} here")
+        print_labelled("differs:", f"{key} was {then}, is {now} here", style="yellow")
     console.print(f"written to {folder}: {', '.join(files)}")
     if start:
         console.print(f"next: longhaul runs watch {document['name']}")

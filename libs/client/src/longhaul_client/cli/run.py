@@ -8,7 +8,7 @@ from longhaul.training.v1 import training_run_pb2
 
 from longhaul_client.cli import summary
 from longhaul_client.cli.exit_codes import ExitCode
-from longhaul_client.cli.output import JsonOption, console, print_json, print_table
+from longhaul_client.cli.output import JsonOption, console, print_json, print_labelled, print_table
 from longhaul_client.cli.progress import show, upload_progress
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import duration, quantity, size
@@ -48,10 +48,10 @@ def plan(context: typer.Context, recipe: RecipeArgument, json: JsonOption = Fals
     ]
     print_table(["PLAN", document.name], rows, empty="")
     for warning in computed.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        print_labelled("warning:", warning, style="yellow")
     for question in computed.compass:
         if not question.answered:
-            console.print(f"[bold]asked:[/] {question.question} {question.advice}")
+            print_labelled("asked:", f"{question.question} {question.advice}", style="bold")
     console.print(f"\nnext: longhaul run {recipe}")
 
 

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import typer
 from longhaul.corpus.v1 import corpus_build_pb2
 from longhaul.training.v1 import training_run_pb2
-from rich.markup import escape
 
 from longhaul_client.cli import summary
 from longhaul_client.cli.exit_codes import ExitCode
 from longhaul_client.cli.fork import fork
-from longhaul_client.cli.output import JsonOption, console, print_json, print_json_line, print_table
+from longhaul_client.cli.output import JsonOption, console, print_json, print_json_line, print_labelled, print_table
 from longhaul_client.cli.progress import show
 from longhaul_client.cli.session import session_of
 from longhaul_client.formatting import age, duration, quantity, short_name, state_name
@@ -126,9 +125,9 @@ def why(context: typer.Context, run: RunArgument, json: JsonOption = False) -> N
         print_json(found)
         return
     state = state_name(training_run_pb2.TrainingRunState.Name(found.state), "TRAINING_RUN_STATE_")
-    console.print(f"{state}: {escape(found.reason.message or '-')}")
+    console.print(f"{state}: {found.reason.message or '-'}")
     if found.reason.action:
-        console.print(f"what to do: {escape(found.reason.action)}")
+        console.print(f"what to do: {found.reason.action}")
     if found.queue_position:
         ahead = ", ".join(short_name(name) for name in found.ahead)
         console.print(f"place {found.queue_position} in the queue" + (f", after {ahead}" if ahead else ""))
@@ -196,7 +195,7 @@ def logs(
                     print_json_line(line)
                     continue
                 who = f"rank {line.rank}" if line.rank >= 0 else "agent"
-                console.print(f"[dim]{who:>7} e{line.epoch}[/]", escape(line.text))
+                print_labelled(f"{who:>7} e{line.epoch}", line.text, style="dim")
 
 
 @app.command("metrics")

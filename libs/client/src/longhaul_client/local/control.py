@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from longhaul_client.local.scenario import write_healthy_scenario
 
 START_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 45.0
+ASK_AGAIN_SECONDS = 1.0
 MOST_REFUSALS = 3
 AUTO_PORTS = 0
 
@@ -55,7 +57,7 @@ def up(data_dir: Path, options: UpOptions, *, given: frozenset[str] = frozenset(
         if running is None or running.options != layout.options:
             raise in_use(layout.lock_file)
         _wait_until_serving(data_dir)
-        return running, True
+        return _with_all_nodes(running), True
     check_ports(_without_leftovers(layout))
     replace(layout, refusals={}).save()
     _start_supervisor(layout)
@@ -180,6 +182,22 @@ def _wait_until_serving(data_dir: Path) -> None:
         if time.monotonic() > deadline:
             raise _start_failed(layout, waiting[0], f"{waiting[0]} does not serve after {START_TIMEOUT_SECONDS:.0f} s")
         time.sleep(0.1)
+
+
+def _with_all_nodes(layout: Layout) -> Layout:
+    """Have the supervisor start nodes that died; it may not listen yet, so it is asked again."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    ask_at = 0.0
+    while dead := [name for name in layout.node_names() if not processes.is_alive(layout.processes.get(name))]:
+        now = time.monotonic()
+        if now > deadline:
+            raise _start_failed(layout, dead[0], f"{dead[0]} is not there after {START_TIMEOUT_SECONDS:.0f} s")
+        if now >= ask_at and (supervisor := lock_holder(layout.lock_file)):
+            os.kill(supervisor, signal.SIGHUP)
+            ask_at = now + ASK_AGAIN_SECONDS
+        time.sleep(0.1)
+        layout = load_layout(layout.data_dir) or layout
+    return layout
 
 
 def _start_failed(layout: Layout, name: str, what: str) -> Unavailable:

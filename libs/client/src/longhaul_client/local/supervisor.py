@@ -2,7 +2,7 @@
 
 A service that dies is started again after a pause that doubles from 0.2 s to 10 s. Pretend nodes are started here but
 live in sessions of their own: like real nodes they outlive the services, and one that was killed stays dead until the
-next `longhaul up`.
+next `longhaul up`, which asks for it by SIGHUP.
 """
 
 import argparse
@@ -39,17 +39,19 @@ class Supervisor:
         self._layout = layout
         self._stop = asyncio.Event()
         self._unsaved = asyncio.Event()
+        self._asked_for_nodes = asyncio.Event()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, then stop everything in the reverse order."""
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._asked_for_nodes.set)
         await self._stop_leftovers()
         write_prometheus_config(self._layout)
         await self._start_nodes()
         keepers = [asyncio.create_task(self._keep(name)) for name in (EXPORTER, *SERVICES)]
-        keepers.append(asyncio.create_task(self._save_again()))
+        keepers += [asyncio.create_task(self._save_again()), asyncio.create_task(self._start_nodes_again())]
         await self._stop.wait()
         _log.info("stopping")
         for keeper in keepers:
@@ -82,6 +84,12 @@ class Supervisor:
                 own_session=True,
             )
             self._record(node, child.pid)
+
+    async def _start_nodes_again(self) -> None:
+        while True:
+            await self._asked_for_nodes.wait()
+            self._asked_for_nodes.clear()
+            await self._start_nodes()
 
     async def _keep(self, name: str) -> None:
         """Start one service again whenever it ends."""
@@ -149,6 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     data_dir = parser.parse_args().data_dir
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever holds the lock may be asked at any time
     configure_logging("up", "info", "json")
     layout = load_layout(data_dir)
     if layout is None:

@@ -168,6 +168,14 @@ def _version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in path.parts if part.isdecimal())
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, of which a zombie is none; it may end at any moment of the question."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def take_port() -> int:
     """Find a TCP port of loopback that nobody listens on."""
     with socket.socket() as probe:

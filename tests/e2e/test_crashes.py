@@ -22,6 +22,8 @@ from longhaul_client.watching import TERMINAL_RUN_STATES
 from longhaul_core.errors import Unavailable
 from recipes import recipe, write_recipe
 
+from tests.conftest import is_alive
+
 KILL_AFTER_STEP = 14
 """Between the checkpoints of steps 10 and 20, so that steps are made again."""
 
@@ -128,8 +130,8 @@ def test_run_broken_by_kill_has_the_same_losses(breakable: Installation, base, v
         killed = [psutil.Process(pid) for pid in choose(breakable, status)]
         for process in killed:
             os.kill(process.pid, signal.SIGKILL)
-        gone, alive = psutil.wait_procs(killed, timeout=10)
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE], gone
+        gone, there = psutil.wait_procs(killed, timeout=10)
+        assert not [process for process in there if is_alive(process.pid)], gone
 
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not all(row["serving"] for row in breakable.json_unchecked("status")):

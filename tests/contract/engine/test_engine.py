@@ -12,10 +12,12 @@ import pytest
 from longhaul_core.engine import Engine, RemoteTaskError, WorkerDied
 from longhaul_core.errors import Cancelled, ErrorCode, InvalidArgument
 
+from tests.conftest import is_alive
+
 
 async def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 120
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while is_alive(pid):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
 
@@ -108,7 +110,7 @@ async def test_cancelling_kills_the_task_and_frees_its_place(engine: Engine) -> 
         await first
     await wait_until_gone(first_pid)
     assert (await engine.submit(tasks.add, {"left": 1, "right": 1}))["sum"] == 2
-    assert psutil.pid_exists(second_pid)
+    assert is_alive(second_pid)
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
     await wait_until_gone(second_pid)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import engine_contract_tasks as tasks
@@ -13,6 +14,8 @@ import psutil
 import pytest
 from longhaul_core.engine import LocalEngine, RemoteTaskError, WorkerDied, WorkerMemoryExceeded
 from longhaul_core.errors import ErrorCode
+
+from tests.conftest import is_alive
 
 MIB = 1 << 20
 
@@ -34,13 +37,17 @@ asyncio.run(main())
 
 def workers() -> list[int]:
     """The workers of this process, which has other children too."""
-    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child.pid for child in children if "longhaul_core.engine.worker" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if is_alive(child.pid) and "longhaul_core.engine.worker" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 120
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while is_alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from longhaul_client import Client
 
 COMMAND_TIMEOUT_SECONDS = 220
@@ -61,6 +62,12 @@ class Installation:
     def client(self) -> Client:
         """Connect with the SDK."""
         return Client.local(self.data_dir)
+
+
+def agent_of(worker: int) -> int:
+    """The agent above a worker; the worker's own parent is the nursery that it was forked from."""
+    parents = psutil.Process(worker).parents()
+    return next(process.pid for process in parents if "longhaul_trainer.agent" in process.cmdline())
 
 
 def refused(done: subprocess.CompletedProcess[str], exit_code: int, *texts: str) -> None:

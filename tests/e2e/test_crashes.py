@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from installation import Installation
+from installation import Installation, agent_of
 from longhaul.training.v1 import training_run_pb2
 from longhaul_client import Client, convert, read_recipe, submit
 from longhaul_client.local.layout import load_layout
@@ -91,7 +91,7 @@ def kill_worker(installation: Installation, status: training_run_pb2.TrainingRun
 
 
 def kill_agent(installation: Installation, status: training_run_pb2.TrainingRunStatus) -> list[int]:
-    return [psutil.Process(status.ranks[1].process_id).ppid()]
+    return [agent_of(status.ranks[1].process_id)]
 
 
 def kill_service(name: str) -> Callable[[Installation, training_run_pb2.TrainingRunStatus], list[int]]:
